@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all one needs; each makes .venv and installs if need be.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+export TF_CPP_MIN_LOG_LEVEL = 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check bench clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.venv: $(STAMP)  ## make the virtual environment and install into it
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "npe_tf needs Python 3.10 or later: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } || \
+	  { rm -rf $(VENV); $(PYTHON) -m virtualenv --quiet $(VENV); } || \
+	  { echo "$(PYTHON) has neither venv nor virtualenv (Debian: apt install python3-venv)"; exit 1; }
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[test,plots]'
+	@touch $@
+
+demo: $(STAMP)  ## from the shipped catalogue to a posterior and its figures
+	$(PY) -m experiments.demo
+
+test: $(STAMP)  ## the tests, without the slow ones
+	$(PY) -m pytest
+
+test-all: $(STAMP)  ## all tests
+	$(PY) -m pytest -m ''
+
+check: $(STAMP)  ## ruff, mypy and the import floors
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_import_floors.py
+
+bench: $(STAMP)  ## speed and accuracy against other codes
+	$(PY) -m pip install --quiet --editable '.[bench]'
+	@for file in $(sort $(wildcard benchmarks/*.py)); do \
+	  echo "$$file"; $(PY) "$$file" || exit 1; done
+
+clean:  ## remove the virtual environment, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+import logging
+import os
+
+# before anything imports TensorFlow, whose C++ side reads it once
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+# what AutoGraph says when it falls back to running a function as it is: the loops and branches in
+# it were then traced once and for all, which is wrong silently
+UNCONVERTED = "AutoGraph could not transform"
+
+
+class AutoGraphWarnings(logging.Handler):
+    """Collects the log messages of functions that AutoGraph could not convert."""
+
+    def __init__(self):
+        super().__init__(level=logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        message = record.getMessage()
+        if UNCONVERTED in message:
+            self.messages.append(message)
+
+
+HANDLER = AutoGraphWarnings()
+
+
+def pytest_configure():
+    # the logger of `tf.get_logger()`, by its name: tests without TensorFlow stay fast
+    logging.getLogger("tensorflow").addHandler(HANDLER)
+
+
+@pytest.fixture(autouse=True)
+def no_unconverted_functions():
+    """Fail a test if AutoGraph could not transform a function in it or in its wider fixtures."""
+    yield
+    messages, HANDLER.messages = HANDLER.messages, []
+    assert not messages, "\n".join(messages)
