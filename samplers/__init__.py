@@ -1,0 +1,38 @@
+"""Transition kernels for posteriors of many scales, in the conventions of `tfp.mcmc`.
+
+Quasi-Newton Hamiltonian Monte Carlo with a limited-memory or a Fourier-diagonal inverse Hessian,
+the adaptation that learns the former, and Gibbs sampling in blocks.
+"""
+
+from samplers.adaptation import QuasiNewtonAdaptation, QuasiNewtonAdaptationResults
+from samplers.block_gibbs import Block, BlockGibbs, BlockGibbsResults, refresh_target
+from samplers.fourier_diagonal import (
+    FourierDiagonalInverseHessian,
+    ShellVariance,
+    shell_curvature,
+)
+from samplers.inverse_hessian import LimitedMemoryInverseHessian, PairHistory
+from samplers.quasi_newton_hmc import (
+    QuasiNewtonHMC,
+    QuasiNewtonHMCResults,
+    UncalibratedQuasiNewtonHMC,
+)
+from samplers.target import InverseHessian
+
+__all__ = [
+    "Block",
+    "BlockGibbs",
+    "BlockGibbsResults",
+    "FourierDiagonalInverseHessian",
+    "InverseHessian",
+    "LimitedMemoryInverseHessian",
+    "PairHistory",
+    "QuasiNewtonAdaptation",
+    "QuasiNewtonAdaptationResults",
+    "QuasiNewtonHMC",
+    "QuasiNewtonHMCResults",
+    "ShellVariance",
+    "UncalibratedQuasiNewtonHMC",
+    "refresh_target",
+    "shell_curvature",
+]

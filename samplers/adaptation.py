@@ -1,0 +1,149 @@
+"""Learning the inverse Hessian of quasi-Newton HMC while warming up."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from samplers.results import find_innermost, find_outermost, replace_innermost
+from samplers.target import Tensor, stateless_seed
+
+__all__ = ["QuasiNewtonAdaptation", "QuasiNewtonAdaptationResults"]
+
+
+class QuasiNewtonAdaptationResults(NamedTuple):
+    """Results of `QuasiNewtonAdaptation`.
+
+    Attributes:
+        inner_results: results of the inner kernel.
+        step: number of steps taken, int32 scalar.
+    """
+
+    inner_results: Any
+    step: Tensor
+
+
+class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
+    """Feeds the ends of each trajectory to the BFGS history, then freezes it.
+
+    The pair is s = (proposed state - initial state) and y = minus the difference of the gradients
+    of the log density, whether or not the proposal was accepted: both ends belong to the same
+    target, also in a Gibbs sampler, and a rejected trajectory knows as much of the curvature.
+
+    While it adapts the chain is not invariant, as B depends on the chain's own past. After
+    `num_adaptation_steps` the history never changes; draws count after a second, short burn-in.
+
+    It may be wrapped in or wrap TFP's step size adaptations.
+
+    Args:
+        inner_kernel: `QuasiNewtonHMC`, or a wrapper around it.
+        num_adaptation_steps: number of steps with adaptation, at least 0.
+        name: prefix of the names of operations.
+
+    Raises:
+        ValueError: if `num_adaptation_steps` is negative, or the inverse Hessian cannot learn from
+            pairs.
+    """
+
+    def __init__(
+        self, inner_kernel: Any, num_adaptation_steps: Tensor, name: str | None = None
+    ) -> None:
+        """Check the arguments and keep them; the class says what they are."""
+        steps = tf.get_static_value(num_adaptation_steps)
+        if steps is not None and (
+            np.ndim(steps) or np.asarray(steps).dtype.kind not in "iu" or steps < 0
+        ):
+            raise ValueError(
+                "Invalid value for argument `num_adaptation_steps`. Expected a non-negative "
+                f"integer. Received: num_adaptation_steps={num_adaptation_steps!r}"
+            )
+        innermost = inner_kernel
+        while "inner_kernel" in innermost.parameters:
+            innermost = innermost.parameters["inner_kernel"]
+        self._inverse_hessian = innermost.parameters.get("inverse_hessian")
+        if not hasattr(self._inverse_hessian, "update"):
+            raise ValueError(
+                "Invalid value for argument `inner_kernel`. Expected a kernel whose "
+                "`inverse_hessian` has an `update`. Received: "
+                f"inverse_hessian={self._inverse_hessian!r}"
+            )
+        self._parameters = {
+            "inner_kernel": inner_kernel,
+            "num_adaptation_steps": num_adaptation_steps,
+            "name": name,
+        }
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return self._parameters
+
+    @property
+    def inner_kernel(self) -> Any:
+        """The kernel whose curvature is learnt."""
+        return self._parameters["inner_kernel"]
+
+    @property
+    def num_adaptation_steps(self) -> Tensor:
+        """Number of steps with adaptation."""
+        return self._parameters["num_adaptation_steps"]
+
+    @property
+    def name(self) -> str | None:
+        """Prefix of the names of operations."""
+        name: str | None = self._parameters["name"]
+        return name
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the inner kernel is, which holds once the history is frozen."""
+        calibrated: bool = self.inner_kernel.is_calibrated
+        return calibrated
+
+    def one_step(
+        self,
+        current_state: Tensor,
+        previous_kernel_results: QuasiNewtonAdaptationResults,
+        seed: Tensor = None,
+    ) -> tuple[Tensor, QuasiNewtonAdaptationResults]:
+        """Take a step of the inner kernel and learn from its trajectory.
+
+        Args:
+            current_state: `[..., d]`, or a list of one.
+            previous_kernel_results: results of the step before, or of `bootstrap_results`.
+            seed: stateless seed.
+
+        Returns:
+            The next state and the results.
+        """
+        with tf.name_scope((self.name or "quasi_newton_adaptation") + "_one_step"):
+            previous = previous_kernel_results
+            gradient = find_innermost(previous.inner_results, "grads_target_log_prob")[0]
+            history = find_innermost(previous.inner_results, "inverse_hessian")
+            new_state, inner_results = self.inner_kernel.one_step(
+                current_state, previous.inner_results, seed=stateless_seed(seed)
+            )
+            [initial] = tf.nest.flatten(current_state)
+            [proposed] = tf.nest.flatten(find_outermost(inner_results, "proposed_state"))
+            proposed_results = find_outermost(inner_results, "proposed_results")
+            updated = self._inverse_hessian.update(
+                history, proposed - initial, gradient - proposed_results.grads_target_log_prob[0]
+            )
+            adapting = previous.step < tf.cast(self.num_adaptation_steps, tf.int32)
+            history = tf.nest.map_structure(
+                lambda new, old: tf.where(adapting, new, old), updated, history
+            )
+            return new_state, QuasiNewtonAdaptationResults(
+                inner_results=replace_innermost(inner_results, "inverse_hessian", history),
+                step=previous.step + 1,
+            )
+
+    def bootstrap_results(self, init_state: Tensor) -> QuasiNewtonAdaptationResults:
+        """Start with the inner kernel's results at the initial state."""
+        return QuasiNewtonAdaptationResults(
+            inner_results=self.inner_kernel.bootstrap_results(init_state),
+            step=tf.constant(0, tf.int32),
+        )

@@ -1,0 +1,587 @@
+"""Quasi-Newton Hamiltonian Monte Carlo.
+
+The Hamiltonian is H = V(x) + p'M^-1 p / 2 with V = -log density, and the equations of motion
+
+    x' = B M^-1 p,    p' = -B grad V(x),
+
+with B a symmetric approximation of the inverse Hessian, fixed within a trajectory (Fu, Luo & Zhang
+2016, "Quasi-Newton Hamiltonian Monte Carlo"). H is conserved because B is symmetric, leapfrog
+preserves volume and is reversible, and the whole equals HMC with the inverse mass B M^-1 B.
+
+With the posterior covariance C and B near C, a mass M = 1 leaves the conditioning as it was; M = B,
+the paper's own optimum (its appendix A), makes it 1. Then x' = p, momenta are drawn from N(0, B),
+and the change of the kinetic energy needs no inverse: with p_L = p_0 - B w and
+w = eps (g_0/2 + g_1 + ... + g_{L-1} + g_L/2), g = grad V,
+
+    dK = (p_L'B^-1 p_L - p_0'B^-1 p_0) / 2 = -w'(p_0 + p_L) / 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from samplers.target import (
+    InverseHessian,
+    TargetLogProbFn,
+    Tensor,
+    stateless_seed,
+    value_and_gradient,
+)
+
+__all__ = [
+    "QuasiNewtonHMC",
+    "QuasiNewtonHMCResults",
+    "Trajectory",
+    "UncalibratedQuasiNewtonHMC",
+    "integrate_trajectory",
+]
+
+_MASS_IS_INVERSE_HESSIAN = "inverse_hessian"
+
+
+class QuasiNewtonHMCResults(NamedTuple):
+    """Results of `UncalibratedQuasiNewtonHMC`; lists have one part, as the state has.
+
+    Attributes:
+        log_acceptance_correction: minus the change of the kinetic energy, `[...]`.
+        target_log_prob: log density of the state, `[...]`; minus infinity where it is NaN.
+        grads_target_log_prob: its gradient, a list of one `[..., event]`.
+        initial_momentum: momentum at the start, a list of one `[..., event]`.
+        final_momentum: momentum at the end, a list of one `[..., event]`.
+        step_size: the step size if stored in the results, else an empty list.
+        num_leapfrog_steps: their number if stored in the results, else an empty list.
+        inverse_hessian: the curvature state, a nest of tensors.
+        seed: the seed of the step, `[2]`.
+    """
+
+    log_acceptance_correction: Tensor
+    target_log_prob: Tensor
+    grads_target_log_prob: list[Tensor]
+    initial_momentum: list[Tensor]
+    final_momentum: list[Tensor]
+    step_size: Tensor
+    num_leapfrog_steps: Tensor
+    inverse_hessian: Any
+    seed: Tensor
+
+
+class Trajectory(NamedTuple):
+    """The end of a trajectory.
+
+    Attributes:
+        state: `[..., event]`.
+        momentum: `[..., event]`; NaN if the trajectory ran to infinity.
+        target_log_prob: log density at the end, `[...]`.
+        gradient: its gradient, `[..., event]`.
+        kinetic_change: change of the kinetic energy, float64 `[...]`.
+    """
+
+    state: Tensor
+    momentum: Tensor
+    target_log_prob: Tensor
+    gradient: Tensor
+    kinetic_change: Tensor
+
+
+def integrate_trajectory(
+    target_log_prob_fn: TargetLogProbFn,
+    inverse_hessian: InverseHessian,
+    curvature: Any,
+    state: Tensor,
+    momentum: Tensor,
+    target_log_prob: Tensor,
+    gradient: Tensor,
+    step_size: Tensor,
+    num_leapfrog_steps: Tensor,
+    mass: Tensor | None = None,
+) -> Trajectory:
+    """Integrate the equations of motion by leapfrog.
+
+    The target and its gradient are evaluated once per step; the first half kick takes the
+    gradient given. A chain whose position stops being finite stays where it was, so that the
+    target never sees anything else, and is marked by a momentum of NaN.
+
+    Args:
+        target_log_prob_fn: maps states `[..., event]` to log densities `[...]`.
+        inverse_hessian: what B is.
+        curvature: its curvature state.
+        state: where to start, `[..., event]`.
+        momentum: `[..., event]`.
+        target_log_prob: log density at the start, `[...]`.
+        gradient: its gradient at the start, `[..., event]`.
+        step_size: step size, a scalar or `[..., 1]` with one per chain.
+        num_leapfrog_steps: number of steps, at least 1.
+        mass: diagonal mass matrix M, broadcastable to `[event]`; `None` for M = B.
+
+    Returns:
+        The end of the trajectory.
+    """
+    event_axes = list(range(-inverse_hessian.event_ndims, 0))
+    dtype = state.dtype
+    eps = _to_dtype(step_size, dtype)
+    num_steps = tf.convert_to_tensor(num_leapfrog_steps, tf.int32)
+    nan = tf.constant(np.nan, dtype)
+
+    def velocity(p: Tensor) -> Tensor:
+        return p if mass is None else inverse_hessian.apply(curvature, p / mass)
+
+    def body(
+        step: Tensor, x: Tensor, p: Tensor, log_prob: Tensor, g: Tensor, impulse: Tensor
+    ) -> tuple[Tensor, ...]:
+        del log_prob, g
+        moved = x + eps * velocity(p)
+        finite = tf.reduce_all(tf.math.is_finite(moved), event_axes, keepdims=True)
+        x = tf.ensure_shape(tf.where(finite, moved, x), state.shape)
+        log_prob, g = value_and_gradient(target_log_prob_fn, x)
+        log_prob = tf.ensure_shape(log_prob, target_log_prob.shape)
+        step += 1
+        kick = tf.where(step < num_steps, tf.constant(1.0, dtype), tf.constant(0.5, dtype)) * g
+        p = tf.where(finite, p + eps * inverse_hessian.apply(curvature, kick), nan)
+        return step, x, tf.ensure_shape(p, state.shape), log_prob, g, impulse + kick
+
+    impulse = gradient / 2
+    start = momentum + eps * inverse_hessian.apply(curvature, impulse)
+    _, end_state, end_momentum, end_log_prob, end_gradient, impulse = tf.while_loop(
+        lambda step, *_: step < num_steps,
+        body,
+        (tf.constant(0), state, start, target_log_prob, gradient, impulse),
+    )
+    # Sums over a field's cells lose the nats that decide acceptance in single precision.
+    p0, p1 = tf.cast(momentum, tf.float64), tf.cast(end_momentum, tf.float64)
+    if mass is None:
+        work = tf.cast(eps * impulse, tf.float64) * (p0 + p1)
+    else:
+        work = (p1 - p0) * (p1 + p0) / tf.cast(mass, tf.float64)
+    return Trajectory(
+        state=end_state,
+        momentum=end_momentum,
+        target_log_prob=end_log_prob,
+        gradient=end_gradient,
+        kinetic_change=tf.reduce_sum(work, event_axes) / 2,
+    )
+
+
+class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
+    """One trajectory without the accept-reject step; see `QuasiNewtonHMC` for the arguments."""
+
+    def __init__(
+        self,
+        target_log_prob_fn: TargetLogProbFn,
+        step_size: Tensor,
+        num_leapfrog_steps: Tensor,
+        inverse_hessian: InverseHessian,
+        initial_curvature: Any = None,
+        mass: Tensor = _MASS_IS_INVERSE_HESSIAN,
+        step_size_jitter: float = 0.0,
+        store_parameters_in_results: bool = False,
+        name: str | None = None,
+    ) -> None:
+        """Check the arguments and keep them; the class says what they are."""
+        _check_arguments(
+            target_log_prob_fn,
+            step_size,
+            num_leapfrog_steps,
+            inverse_hessian,
+            mass,
+            step_size_jitter,
+        )
+        self._parameters = {
+            "target_log_prob_fn": target_log_prob_fn,
+            "step_size": step_size,
+            "num_leapfrog_steps": num_leapfrog_steps,
+            "inverse_hessian": inverse_hessian,
+            "initial_curvature": initial_curvature,
+            "mass": mass,
+            "step_size_jitter": step_size_jitter,
+            "store_parameters_in_results": store_parameters_in_results,
+            "name": name,
+        }
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return self._parameters
+
+    @property
+    def target_log_prob_fn(self) -> TargetLogProbFn:
+        """The log density."""
+        fn: TargetLogProbFn = self._parameters["target_log_prob_fn"]
+        return fn
+
+    @property
+    def inverse_hessian(self) -> InverseHessian:
+        """What B is."""
+        inverse_hessian: InverseHessian = self._parameters["inverse_hessian"]
+        return inverse_hessian
+
+    @property
+    def step_size(self) -> Tensor:
+        """The step size to start with."""
+        return self._parameters["step_size"]
+
+    @property
+    def num_leapfrog_steps(self) -> Tensor:
+        """The number of leapfrog steps to start with."""
+        return self._parameters["num_leapfrog_steps"]
+
+    @property
+    def name(self) -> str | None:
+        """Prefix of the names of operations."""
+        name: str | None = self._parameters["name"]
+        return name
+
+    @property
+    def is_calibrated(self) -> bool:
+        """False: the proposal is always taken."""
+        return False
+
+    def one_step(
+        self,
+        current_state: Tensor,
+        previous_kernel_results: QuasiNewtonHMCResults,
+        seed: Tensor = None,
+    ) -> tuple[Tensor, QuasiNewtonHMCResults]:
+        """Draw a momentum and follow one trajectory.
+
+        Args:
+            current_state: `[..., event]`, or a list of one.
+            previous_kernel_results: results of the step before, or of `bootstrap_results`.
+            seed: stateless seed.
+
+        Returns:
+            The end of the trajectory and its results.
+        """
+        with tf.name_scope((self.name or "quasi_newton_hmc") + "_one_step"):
+            state = _single_part(current_state)
+            previous = previous_kernel_results
+            stored = self._parameters["store_parameters_in_results"]
+            step_size = previous.step_size if stored else self.step_size
+            num_steps = previous.num_leapfrog_steps if stored else self.num_leapfrog_steps
+            curvature = previous.inverse_hessian
+            log_prob = previous.target_log_prob
+            seed = stateless_seed(seed)
+            seeds = tfp.random.split_seed(seed, n=2)
+
+            batch_shape = tf.shape(log_prob)
+            if self._mass is None:
+                mass = None
+                momentum = self.inverse_hessian.sample(curvature, seeds[0], batch_shape)
+            else:
+                mass = _to_dtype(self._mass, state.dtype)
+                momentum = tf.sqrt(mass) * tf.random.stateless_normal(
+                    tf.shape(state), seeds[0], dtype=state.dtype
+                )
+            momentum = tf.ensure_shape(momentum, state.shape)
+            step_size = _to_dtype(step_size, state.dtype)
+            jitter = self._parameters["step_size_jitter"]
+            if not (isinstance(jitter, (int, float)) and jitter == 0):
+                jitter = _to_dtype(jitter, state.dtype)
+                factor = 1 + jitter * tf.random.stateless_uniform(
+                    batch_shape, seeds[1], -1.0, 1.0, dtype=state.dtype
+                )
+                ones = tf.ones([self.inverse_hessian.event_ndims], tf.int32)
+                step_size *= tf.reshape(factor, tf.concat([batch_shape, ones], 0))
+
+            trajectory = integrate_trajectory(
+                self.target_log_prob_fn,
+                self.inverse_hessian,
+                curvature,
+                state,
+                momentum,
+                log_prob,
+                previous.grads_target_log_prob[0],
+                step_size,
+                num_steps,
+                mass,
+            )
+            correction = tf.cast(-trajectory.kinetic_change, log_prob.dtype)
+            end = trajectory.target_log_prob
+            end = tf.where(tf.math.is_nan(end), tf.constant(-np.inf, end.dtype), end)
+            # Step size, step number and curvature pass as the identical objects: accept-reject
+            # would select any other per chain, and they are shared by chains.
+            results = previous._replace(
+                log_acceptance_correction=tf.ensure_shape(correction, log_prob.shape),
+                target_log_prob=end,
+                grads_target_log_prob=[trajectory.gradient],
+                initial_momentum=[momentum],
+                final_momentum=[trajectory.momentum],
+                seed=seed,
+            )
+            new_state = trajectory.state
+            return _like(current_state, new_state), results
+
+    def bootstrap_results(self, init_state: Tensor) -> QuasiNewtonHMCResults:
+        """Evaluate the target at the initial state.
+
+        Args:
+            init_state: `[..., event]`, or a list of one.
+
+        Returns:
+            Results to start from.
+
+        Raises:
+            ValueError: if the target does not return one value per chain or, in eager mode, if
+                its value or gradient is not finite: no proposal would ever be accepted.
+        """
+        with tf.name_scope((self.name or "quasi_newton_hmc") + "_bootstrap_results"):
+            state = _single_part(init_state)
+            log_prob, gradient = value_and_gradient(self.target_log_prob_fn, state)
+            _check_start(state, log_prob, gradient, self.inverse_hessian)
+            curvature = self._parameters["initial_curvature"]
+            if curvature is None:
+                curvature = self.inverse_hessian.initial(state)
+            curvature = tf.nest.map_structure(
+                lambda value: _cast_floating(value, state.dtype), curvature
+            )
+            step_size: Tensor = []
+            num_steps: Tensor = []
+            if self._parameters["store_parameters_in_results"]:
+                # In the target's precision, as step size adaptation combines it with acceptance
+                # probabilities.
+                step_size = _to_dtype(self.step_size, log_prob.dtype)
+                num_steps = tf.convert_to_tensor(self.num_leapfrog_steps, tf.int32)
+            return QuasiNewtonHMCResults(
+                log_acceptance_correction=tf.zeros_like(log_prob),
+                target_log_prob=log_prob,
+                grads_target_log_prob=[gradient],
+                initial_momentum=[tf.zeros_like(state)],
+                final_momentum=[tf.zeros_like(state)],
+                step_size=step_size,
+                num_leapfrog_steps=num_steps,
+                inverse_hessian=curvature,
+                seed=tf.zeros([2], tf.int32),
+            )
+
+    @property
+    def _mass(self) -> Tensor | None:
+        mass = self._parameters["mass"]
+        return None if isinstance(mass, str) else mass
+
+
+class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
+    """Quasi-Newton Hamiltonian Monte Carlo, with accept-reject.
+
+    Invariant for every symmetric positive definite B that does not depend on the state or its
+    past. A step costs exactly `num_leapfrog_steps` gradients. The log density may be of higher
+    precision than the state: energies of 1e5 nats leave no decimals to a float32, and the target,
+    the correction and the acceptance ratio then are float64.
+
+    Args:
+        target_log_prob_fn: maps states `[..., event]` to one log density per chain, `[...]`.
+        step_size: leapfrog step, positive; a scalar, or one per chain with trailing axes of one.
+            With B near the posterior covariance and mass M = B it is in units of the posterior
+            width.
+        num_leapfrog_steps: positive integer.
+        inverse_hessian: what B is, such as `LimitedMemoryInverseHessian` or
+            `FourierDiagonalInverseHessian`.
+        initial_curvature: curvature state to start with; by default the one of B = 1.
+        mass: "inverse_hessian" for M = B, or a diagonal mass matrix, positive and broadcastable to
+            `[event]`, which takes two products with B per step instead of one.
+        step_size_jitter: J in [0, 1); every trajectory of every chain has its step size multiplied
+            by 1 + J u, u uniform on (-1, 1), which keeps a trajectory from closing on itself.
+        store_parameters_in_results: whether step size and step number live in the results, where
+            an adaptation can change them.
+        name: prefix of the names of operations.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        target_log_prob_fn: TargetLogProbFn,
+        step_size: Tensor,
+        num_leapfrog_steps: Tensor,
+        inverse_hessian: InverseHessian,
+        initial_curvature: Any = None,
+        mass: Tensor = _MASS_IS_INVERSE_HESSIAN,
+        step_size_jitter: float = 0.0,
+        store_parameters_in_results: bool = False,
+        name: str | None = None,
+    ) -> None:
+        """Check the arguments and keep them; the class says what they are."""
+        self._impl = tfp.mcmc.MetropolisHastings(
+            UncalibratedQuasiNewtonHMC(
+                target_log_prob_fn=target_log_prob_fn,
+                step_size=step_size,
+                num_leapfrog_steps=num_leapfrog_steps,
+                inverse_hessian=inverse_hessian,
+                initial_curvature=initial_curvature,
+                mass=mass,
+                step_size_jitter=step_size_jitter,
+                store_parameters_in_results=store_parameters_in_results,
+                name=name,
+            )
+        )
+        self._parameters = dict(self._impl.inner_kernel.parameters)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return self._parameters
+
+    @property
+    def target_log_prob_fn(self) -> TargetLogProbFn:
+        """The log density."""
+        fn: TargetLogProbFn = self._parameters["target_log_prob_fn"]
+        return fn
+
+    @property
+    def inverse_hessian(self) -> InverseHessian:
+        """What B is."""
+        inverse_hessian: InverseHessian = self._parameters["inverse_hessian"]
+        return inverse_hessian
+
+    @property
+    def step_size(self) -> Tensor:
+        """The step size to start with."""
+        return self._parameters["step_size"]
+
+    @property
+    def num_leapfrog_steps(self) -> Tensor:
+        """The number of leapfrog steps to start with."""
+        return self._parameters["num_leapfrog_steps"]
+
+    @property
+    def name(self) -> str | None:
+        """Prefix of the names of operations."""
+        name: str | None = self._parameters["name"]
+        return name
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True: the target is invariant."""
+        return True
+
+    def one_step(
+        self, current_state: Tensor, previous_kernel_results: Any, seed: Tensor = None
+    ) -> tuple[Tensor, Any]:
+        """Propose the end of a trajectory and accept or reject it.
+
+        Args:
+            current_state: `[..., event]`, or a list of one.
+            previous_kernel_results: results of the step before, or of `bootstrap_results`.
+            seed: stateless seed.
+
+        Returns:
+            The next state and the results of `tfp.mcmc.MetropolisHastings`.
+        """
+        step: tuple[Tensor, Any] = self._impl.one_step(
+            current_state, previous_kernel_results, seed=stateless_seed(seed)
+        )
+        return step
+
+    def bootstrap_results(self, init_state: Tensor) -> Any:
+        """Evaluate the target at the initial state; see `UncalibratedQuasiNewtonHMC`."""
+        return self._impl.bootstrap_results(init_state)
+
+
+def _check_arguments(
+    target_log_prob_fn: Any,
+    step_size: Any,
+    num_leapfrog_steps: Any,
+    inverse_hessian: Any,
+    mass: Any,
+    step_size_jitter: Any,
+) -> None:
+    if not callable(target_log_prob_fn):
+        raise ValueError(
+            "Invalid value for argument `target_log_prob_fn`. Expected a callable. Received: "
+            f"target_log_prob_fn={target_log_prob_fn!r}"
+        )
+    if not all(hasattr(inverse_hessian, op) for op in ("apply", "sample", "event_ndims")):
+        raise ValueError(
+            "Invalid value for argument `inverse_hessian`. Expected an object with `apply`, "
+            f"`sample` and `event_ndims`. Received: inverse_hessian={inverse_hessian!r}"
+        )
+    steps = tf.get_static_value(num_leapfrog_steps)
+    if steps is not None and (
+        np.ndim(steps) or np.asarray(steps).dtype.kind not in "iu" or steps < 1
+    ):
+        raise ValueError(
+            "Invalid value for argument `num_leapfrog_steps`. Expected a positive integer. "
+            f"Received: num_leapfrog_steps={num_leapfrog_steps!r}"
+        )
+    shape = tf.convert_to_tensor(step_size).shape
+    size = tf.get_static_value(step_size)
+    if isinstance(step_size, (list, tuple)) or (
+        size is not None and not (np.all(np.isfinite(size)) and np.all(np.asarray(size) > 0))
+    ):
+        raise ValueError(
+            "Invalid value for argument `step_size`. Expected a positive finite number or tensor. "
+            f"Received: step_size={step_size!r}"
+        )
+    # A step size that varies within an event would be a second, diagonal B.
+    if shape.rank and any(n != 1 for n in shape[-inverse_hessian.event_ndims :]):
+        raise ValueError(
+            "Invalid value for argument `step_size`. Expected a scalar, or a shape that ends in "
+            f"{inverse_hessian.event_ndims} axes of size 1. Received: shape={shape}"
+        )
+    if isinstance(mass, str):
+        valid_mass = mass == _MASS_IS_INVERSE_HESSIAN
+    else:
+        value = None if mass is None else tf.get_static_value(mass)
+        valid_mass = mass is not None and (
+            value is None or bool(np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0))
+        )
+    if not valid_mass:
+        raise ValueError(
+            'Invalid value for argument `mass`. Expected "inverse_hessian" or a positive tensor. '
+            f"Received: mass={mass!r}"
+        )
+    jitter = tf.get_static_value(step_size_jitter)
+    if jitter is not None and not 0 <= jitter < 1:
+        raise ValueError(
+            "Invalid value for argument `step_size_jitter`. Expected a number in [0, 1). "
+            f"Received: step_size_jitter={step_size_jitter!r}"
+        )
+
+
+def _check_start(
+    state: Tensor, log_prob: Tensor, gradient: Tensor, inverse_hessian: InverseHessian
+) -> None:
+    event_ndims = inverse_hessian.event_ndims
+    if state.shape.rank is None or log_prob.shape.rank != state.shape.rank - event_ndims:
+        raise ValueError(
+            "Invalid value for argument `target_log_prob_fn`. Expected one log density per chain, "
+            f"for states of {event_ndims} axes and any chains in front. Received: "
+            f"shape={log_prob.shape} for a state of shape={state.shape}"
+        )
+    if tf.executing_eagerly():
+        flat = gradient.numpy().reshape(*log_prob.shape, -1)
+        finite = np.isfinite(log_prob.numpy()) & np.all(np.isfinite(flat), -1)
+        if not np.all(finite):
+            raise ValueError(
+                "Invalid value for argument `init_state`. Expected a finite log density and "
+                f"gradient for every chain. Received: {np.sum(~finite)} of {finite.size} chains "
+                f"where they are not, the first with log density {log_prob.numpy()[~finite][0]}"
+            )
+
+
+def _single_part(state: Any) -> Tensor:
+    if isinstance(state, (list, tuple)):
+        if len(state) != 1:
+            raise ValueError(
+                "Invalid value for argument `current_state`. Expected a tensor or a list of one. "
+                f"Received: a list of {len(state)}"
+            )
+        state = state[0]
+    return tf.convert_to_tensor(state)
+
+
+def _like(structure: Any, part: Tensor) -> Any:
+    return type(structure)([part]) if isinstance(structure, (list, tuple)) else part
+
+
+def _to_dtype(value: Any, dtype: Any) -> Tensor:
+    # `tf.cast` would round a Python number to float32 on its way to float64.
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.convert_to_tensor(value, dtype)
+
+
+def _cast_floating(value: Any, dtype: Any) -> Tensor:
+    value = tf.convert_to_tensor(value)
+    return tf.cast(value, dtype) if value.dtype.is_floating else value
