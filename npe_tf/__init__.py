@@ -1,0 +1,76 @@
+"""Neural physical engines: from a halo catalogue to its initial conditions and halo bias.
+
+The public names load on first use, so that reading a catalogue does not start TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import layers as layers
+    import samplers as samplers
+    from npe_tf.bias.neural import NeuralBias as NeuralBias
+    from npe_tf.bias.neural import neural_bias_model as neural_bias_model
+    from npe_tf.catalogue import Catalogue as Catalogue
+    from npe_tf.catalogue import read_fields as read_fields
+    from npe_tf.chain_store import ChainStore as ChainStore
+    from npe_tf.cosmology import Cosmology as Cosmology
+    from npe_tf.datasets import load_nbody_box as load_nbody_box
+    from npe_tf.gravity.lpt import Zeldovich as Zeldovich
+    from npe_tf.grid import Grid as Grid
+    from npe_tf.inference import Settings as Settings
+    from npe_tf.inference import run_inference as run_inference
+    from npe_tf.initial_field import InitialField as InitialField
+    from npe_tf.likelihood import PoissonLikelihood as PoissonLikelihood
+    from npe_tf.mass_function import HaloMassFunction as HaloMassFunction
+    from npe_tf.posterior import FieldPosterior as FieldPosterior
+    from npe_tf.posterior import PosteriorConfig as PosteriorConfig
+    from npe_tf.power import linear_power as linear_power
+    from npe_tf.pretraining import pretrain as pretrain
+    from npe_tf.summary import summarise as summarise
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Catalogue": "npe_tf.catalogue",
+    "ChainStore": "npe_tf.chain_store",
+    "Cosmology": "npe_tf.cosmology",
+    "FieldPosterior": "npe_tf.posterior",
+    "Grid": "npe_tf.grid",
+    "HaloMassFunction": "npe_tf.mass_function",
+    "InitialField": "npe_tf.initial_field",
+    "NeuralBias": "npe_tf.bias.neural",
+    "PoissonLikelihood": "npe_tf.likelihood",
+    "PosteriorConfig": "npe_tf.posterior",
+    "Settings": "npe_tf.inference",
+    "Zeldovich": "npe_tf.gravity.lpt",
+    "linear_power": "npe_tf.power",
+    "load_nbody_box": "npe_tf.datasets",
+    "neural_bias_model": "npe_tf.bias.neural",
+    "pretrain": "npe_tf.pretraining",
+    "read_fields": "npe_tf.catalogue",
+    "run_inference": "npe_tf.inference",
+    "summarise": "npe_tf.summary",
+}
+_SIBLINGS = ("layers", "samplers")
+
+__all__ = [*_HOMES, *_SIBLINGS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Import the home of a public name when it is first asked for."""
+    if name in _SIBLINGS:
+        value: Any = importlib.import_module(name)
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Bias models: densities to halo mass functions."""

@@ -1,0 +1,183 @@
+"""The neural bias model: a neural physical engine and a mixture density head.
+
+Charnock et al. 2020 (MNRAS 494, 50): the log density in the neighbourhood of a voxel goes through
+one rotation-symmetric convolution to a single number psi per voxel, and psi sets the mixture that
+is the halo mass function there. With a 3^3 kernel and two components that is 17 parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from layers import MixtureDensity, MultipoleConv3D
+from npe_tf.mass_function import PARAMETERISATIONS, HaloMassFunction
+from npe_tf.parameters import FlatParameters
+
+__all__ = ["LogDensity", "NeuralBias", "neural_bias_model"]
+
+Tensor = Any
+
+_PAPER_WIDTH = math.log1p(1e3)  # softplus(log 1e3)
+_INITIAL_WIDTH = {"log_mass": math.log1p(math.exp(0.5)), "mass": _PAPER_WIDTH}
+
+
+@keras.saving.register_keras_serializable(package="npe_tf")
+class LogDensity(keras.layers.Layer):
+    """log(1 + delta + softening), the input of the neural physical engine.
+
+    Args:
+        softening: keeps empty voxels finite; positive.
+        **kwargs: of `keras.layers.Layer`.
+    """
+
+    def __init__(self, softening: float = 0.1, **kwargs: Any) -> None:
+        """Check the softening."""
+        if not (math.isfinite(softening) and softening > 0):
+            raise ValueError(
+                "Invalid value for argument `softening`. Expected a positive number. Received: "
+                f"softening={softening!r}"
+            )
+        super().__init__(**kwargs)
+        self.softening = softening
+
+    def call(self, delta: Tensor) -> Tensor:
+        """Overdensity of any shape to log density of the same shape."""
+        return tf.math.log(delta + (1.0 + self.softening))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's own shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "softening": self.softening}
+
+
+def neural_bias_model(
+    num_cells: int | None = None,
+    *,
+    log_mass_threshold: float,
+    kernel_size: int = 3,
+    num_components: int = 2,
+    padding: str = "periodic",
+    softening: float = 0.1,
+    parameterisation: str = "log_mass",
+    dtype: str = "float32",
+    seed: int | None = None,
+) -> keras.Model:
+    """Build the network of Charnock et al. 2020 by the Keras functional API.
+
+    Args:
+        num_cells: side of the input mesh; `None` for any.
+        log_mass_threshold: log of the smallest halo mass [log of Msun/h].
+        kernel_size: extent of the l=0 kernel; 3 has four weights (centre, face, edge, corner).
+        num_components: mixture components T.
+        padding: ``"periodic"``, or ``"valid"`` to keep interior voxels only.
+        softening: of the logarithm of the density.
+        parameterisation: sets the initial width of the components only; see `HaloMassFunction`.
+        dtype: ``"float32"`` or ``"float64"``.
+        seed: of the initial weights.
+
+    Returns:
+        A model from overdensity `[batch, N, N, N, 1]` to a dictionary of `log_amplitude`, `mean`
+        and `scale`, each `[batch, N', N', N', T]`.
+    """
+    if parameterisation not in PARAMETERISATIONS:
+        raise ValueError(
+            "Invalid value for argument `parameterisation`. Expected one of "
+            f"{PARAMETERISATIONS}. Received: parameterisation={parameterisation!r}"
+        )
+    seeds = np.random.SeedSequence(seed).generate_state(2)
+    delta = keras.Input((num_cells,) * 3 + (1,), dtype=dtype, name="delta")
+    log_density = LogDensity(softening, dtype=dtype, name="log_density")(delta)
+    psi = MultipoleConv3D(
+        1,
+        kernel_size,
+        padding=padding,
+        activation="softplus",
+        kernel_initializer=keras.initializers.GlorotUniform(seed=int(seeds[0])),
+        dtype=dtype,
+        name="neural_physical_engine",
+    )(log_density)
+    mixture = MixtureDensity(
+        num_components,
+        log_mass_threshold=log_mass_threshold,
+        initial_width=_INITIAL_WIDTH[parameterisation],
+        kernel_initializer=keras.initializers.GlorotUniform(seed=int(seeds[1])),
+        dtype=dtype,
+        name="mixture_density",
+    )(psi)
+    return keras.Model(delta, mixture, name="neural_bias")
+
+
+class NeuralBias:
+    """A Keras model read as the halo mass function of every voxel.
+
+    Args:
+        model: from overdensity `[batch, N, N, N, 1]` to a dictionary of `log_amplitude`, `mean`
+            and `scale`; `neural_bias_model` or any other.
+        log_mass_threshold: log of the smallest halo mass [log of Msun/h].
+        parameterisation: how the mixture is read; see `HaloMassFunction`.
+
+    Attributes:
+        parameters: the weights as one flat vector theta.
+    """
+
+    def __init__(
+        self, model: Any, log_mass_threshold: float, parameterisation: str = "log_mass"
+    ) -> None:
+        """Read the model's parameters off it."""
+        self.model = model
+        self.log_mass_threshold = log_mass_threshold
+        self.parameterisation = parameterisation
+        self.parameters = FlatParameters(model)
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the weights, which densities and theta must have."""
+        return str(self.model.trainable_variables[0].dtype)
+
+    @property
+    def theta(self) -> Tensor:
+        """The model's own weights as one vector."""
+        return self.parameters.flatten(self.model.trainable_variables)
+
+    def mass_function(self, delta: Tensor, theta: Tensor | None = None) -> HaloMassFunction:
+        """Halo mass function of every voxel.
+
+        Args:
+            delta: overdensity `[N, N, N]`.
+            theta: weights `[size]`; the model's own variables by default.
+
+        Returns:
+            Distribution of batch shape `[N', N', N']` (N' = N, or less with ``"valid"`` padding).
+        """
+        inputs = delta[tf.newaxis, ..., tf.newaxis]
+        if theta is None:
+            outputs = self.model(inputs)
+        else:
+            # Keras casts inputs to the layer's type in silence; a float64 chain must not lose
+            # its digits in a float32 model.
+            if theta.dtype.name != self.dtype or delta.dtype.name != self.dtype:
+                raise TypeError(
+                    f"Invalid value for argument `theta`. Expected `theta` and `delta` of the "
+                    f"model's dtype {self.dtype}. Received: {theta.dtype.name} and "
+                    f"{delta.dtype.name}"
+                )
+            outputs, _ = self.model.stateless_call(
+                self.parameters.unflatten(theta),
+                [v.value for v in self.model.non_trainable_variables],
+                inputs,
+            )
+        return HaloMassFunction(
+            outputs["log_amplitude"][0],
+            outputs["mean"][0],
+            outputs["scale"][0],
+            self.log_mass_threshold,
+            self.parameterisation,
+        )

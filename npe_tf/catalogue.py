@@ -1,0 +1,414 @@
+"""Halo catalogues: what is in one, how it is checked, and the HDF5 layout it is read from.
+
+Positions are comoving in Mpc/h inside a periodic cube, masses in Msun/h, logarithms natural. A
+mesh of `N`^3 cells has its value ``[i, j, k]`` at the vertex ``(i, j, k) * box_size / N``, and a
+halo belongs to the vertex nearest to it, because that is where cloud-in-cell centres its cloud.
+
+The layout of a file, in which everything but the fields is needed:
+
+* ``halos/position`` `[H, 3]` [Mpc/h] and ``halos/mass`` `[H]` [Msun/h];
+* the attribute ``box_size`` [Mpc/h] of the root group;
+* ``fields/delta_linear`` and ``fields/delta_final`` `[N, N, N]`, the linear overdensity at a = 1
+  and the evolved one, if the truth is known.
+
+Other datasets and attributes are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["FIELDS", "Catalogue", "read_fields"]
+
+FIELDS = ("delta_linear", "delta_final")
+
+_POSITION = "halos/position"
+_MASS = "halos/mass"
+_BOX_SIZE = "box_size"
+
+FilePath = str | os.PathLike[str]
+Field = NDArray[np.floating[Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Haloes in a periodic cube.
+
+    The arrays are copied and made read-only, so a catalogue that was valid once stays valid. Two
+    catalogues compare by identity.
+
+    Attributes:
+        positions: comoving positions `[H, 3]` in [0, box_size), float64 [Mpc/h]. A coordinate
+            equal to `box_size` is wrapped to 0: writers of float32 round the last few
+            coordinates below the box size up to it. For the same reason a float32 coordinate
+            equal to the float32 nearest to `box_size` is wrapped, even where that is the larger.
+        mass: halo masses `[H]`, float64 [Msun/h].
+        box_size: comoving side of the cube [Mpc/h].
+
+    Raises:
+        ValueError: if there is no halo, the shapes do not match, a position is not finite or not
+            in the box, a mass is not finite and positive, or `box_size` is not a positive finite
+            number.
+    """
+
+    positions: NDArray[np.float64]
+    mass: NDArray[np.float64]
+    box_size: float
+
+    def __post_init__(self) -> None:
+        """Check every halo, and wrap positions at the far faces of the box."""
+        box_size = _positive_number("box_size", self.box_size, "length in Mpc/h")
+        received = _numbers("positions", self.positions)
+        mass = _numbers("mass", self.mass).astype(np.float64)
+        if received.ndim != 2 or received.shape[1] != 3:
+            raise ValueError(
+                "Invalid value for argument `positions`. Expected shape (num_haloes, 3). "
+                f"Received: shape {received.shape}"
+            )
+        if mass.ndim != 1:
+            raise ValueError(
+                "Invalid value for argument `mass`. Expected shape (num_haloes,). "
+                f"Received: shape {mass.shape}"
+            )
+        if len(received) != len(mass):
+            raise ValueError(
+                f"Invalid value for argument `mass`. Expected {len(received)} masses, one for each "
+                f"of the `positions`. Received: {len(mass)} masses"
+            )
+        if not len(received):
+            raise ValueError(
+                "Invalid value for argument `positions`. Expected at least one halo. "
+                "Received: an empty catalogue"
+            )
+
+        positions = received.astype(np.float64)
+        positions[_at_far_face(received, box_size)] = 0.0
+        _refuse(
+            "positions",
+            ~np.isfinite(positions).all(axis=1),
+            positions,
+            "finite coordinates in Mpc/h",
+            "NaN or infinite coordinates",
+        )
+        _refuse(
+            "positions",
+            ((positions < 0.0) | (positions >= box_size)).any(axis=1),
+            positions,
+            f"coordinates in [0, box_size={box_size:g}) Mpc/h",
+            "coordinates outside the box",
+        )
+        _refuse(
+            "mass",
+            ~(np.isfinite(mass) & (mass > 0.0)),
+            mass,
+            "finite and positive masses in Msun/h",
+            "masses that are NaN, infinite, zero or negative",
+        )
+
+        positions.flags.writeable = False
+        mass.flags.writeable = False
+        object.__setattr__(self, "positions", positions)
+        object.__setattr__(self, "mass", mass)
+        object.__setattr__(self, "box_size", box_size)
+
+    def __len__(self) -> int:
+        """Number of haloes."""
+        return len(self.mass)
+
+    def __repr__(self) -> str:
+        """Say how many haloes of which masses, rather than print the arrays."""
+        return (
+            f"Catalogue({len(self)} haloes of {self.mass.min():.3g} to {self.mass.max():.3g} "
+            f"Msun/h, box_size={self.box_size:g} Mpc/h)"
+        )
+
+    @property
+    def log_mass(self) -> NDArray[np.float64]:
+        """Natural logarithm of the masses in Msun/h, `[H]`."""
+        return np.log(self.mass)
+
+    def above(self, mass_threshold: float) -> Catalogue:
+        """The haloes of at least `mass_threshold`, in their old order.
+
+        Args:
+            mass_threshold: smallest mass that is kept [Msun/h].
+
+        Returns:
+            A catalogue of the same box.
+
+        Raises:
+            ValueError: if the threshold is not a positive finite number or no halo reaches it.
+        """
+        threshold = _positive_number("mass_threshold", mass_threshold, "mass in Msun/h")
+        kept = self.mass >= threshold
+        if not kept.any():
+            raise ValueError(
+                "Invalid value for argument `mass_threshold`. Expected at least one halo of that "
+                f"mass; the largest of the {len(self)} has {self.mass.max():g} Msun/h. Received: "
+                f"mass_threshold={threshold:g}"
+            )
+        return Catalogue(self.positions[kept], self.mass[kept], self.box_size)
+
+    def voxel_index(self, num_cells: int) -> NDArray[np.int64]:
+        """Flat index of the vertex nearest to every halo.
+
+        A coordinate halfway between two vertices goes to the even one (the rounding of IEEE 754);
+        beyond the last vertex follows the first.
+
+        Args:
+            num_cells: number of cells along each side of the mesh, N.
+
+        Returns:
+            Indices into the mesh in C order, `[H]`.
+
+        Raises:
+            ValueError: if `num_cells` is not a positive integer.
+        """
+        n = _num_cells(num_cells)
+        vertex = np.rint(self.positions / (self.box_size / n)).astype(np.int64) % n
+        return (vertex[:, 0] * n + vertex[:, 1]) * n + vertex[:, 2]
+
+    def counts(self, num_cells: int) -> NDArray[np.int64]:
+        """Number of haloes at every vertex of a mesh, `[N, N, N]`.
+
+        Args:
+            num_cells: number of cells along each side of the mesh, N.
+
+        Returns:
+            Counts whose sum is the number of haloes.
+
+        Raises:
+            ValueError: if `num_cells` is not a positive integer.
+        """
+        n = _num_cells(num_cells)
+        counts = np.bincount(self.voxel_index(n), minlength=n**3).astype(np.int64)
+        return counts.reshape(n, n, n)
+
+    @classmethod
+    def read_hdf5(cls, path: FilePath) -> Catalogue:
+        """Read a catalogue in the layout of this module's docstring.
+
+        Args:
+            path: the file.
+
+        Returns:
+            All its haloes.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            PermissionError: if it may not be read.
+            ValueError: if the file is not HDF5 or is damaged, lacks a dataset or the box size
+                (the message lists what is there), or its haloes are not valid.
+        """
+        with _open(path) as file:
+            if _BOX_SIZE not in file.attrs:
+                raise ValueError(
+                    f"Invalid value for argument `path`. Expected the attribute {_BOX_SIZE!r} on "
+                    f"the root group. Received: {os.fspath(path)!r} with the attributes "
+                    f"{sorted(file.attrs)}"
+                )
+            attribute = np.asarray(file.attrs[_BOX_SIZE])
+            # writers differ in whether a number is a scalar or an array of length one
+            box_size: Any = attribute.item() if attribute.size == 1 else attribute
+            positions = _read(file, _POSITION)
+            mass = _read(file, _MASS)
+        try:
+            return cls(positions, mass, box_size)
+        except ValueError as error:
+            raise ValueError(f"{error} (in the file {os.fspath(path)!r})") from error
+
+    def write_hdf5(self, path: FilePath, *, fields: Mapping[str, ArrayLike] | None = None) -> None:
+        """Write the catalogue so that `read_hdf5` and `read_fields` can read it.
+
+        The file is written under a temporary name in the same folder, synchronised to the disk and
+        renamed, so that `path` is at every instant the old file or the new one.
+
+        Args:
+            path: the file; replaced if it exists.
+            fields: overdensities `[N, N, N]` by name, out of `FIELDS`.
+
+        Raises:
+            FileNotFoundError: if the folder does not exist.
+            ValueError: if a field has another name or is not a finite cube.
+        """
+        cubes = {name: _cube(name, value) for name, value in (fields or {}).items()}
+        target = Path(path)
+        if not target.parent.is_dir():
+            raise FileNotFoundError(
+                "Invalid value for argument `path`. Expected a file in an existing folder. "
+                f"Received: path={os.fspath(path)!r}"
+            )
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with h5py.File(temporary, "w") as file:
+                file.attrs.update(
+                    {_BOX_SIZE: self.box_size, "lengths": "Mpc/h", "masses": "Msun/h"}
+                )
+                file[_POSITION] = self.positions
+                file[_MASS] = self.mass
+                for name, cube in cubes.items():
+                    file[f"fields/{name}"] = cube
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_fields(path: FilePath) -> dict[str, Field]:
+    """Read the true overdensities that a catalogue file may carry.
+
+    Args:
+        path: a file in the layout of this module's docstring.
+
+    Returns:
+        What the file has of ``delta_linear`` (linear, at a = 1) and ``delta_final`` (evolved), each
+        `[N, N, N]` in the precision of the file; an empty dictionary if it has neither.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        PermissionError: if it may not be read.
+        ValueError: if the file is not HDF5 or is damaged, or a field is not a finite cube.
+    """
+    with _open(path) as file:
+        present = [name for name in FIELDS if f"fields/{name}" in file]
+        values = {name: _read(file, f"fields/{name}") for name in present}
+    try:
+        return {name: _cube(name, value) for name, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{error} (in the file {os.fspath(path)!r})") from error
+
+
+def _numbers(name: str, value: Any) -> NDArray[Any]:
+    """`value` as an array of real numbers, in whatever precision it came."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected an array of real numbers. "
+            f"Received: a ragged sequence of type {type(value).__name__}"
+        ) from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected an array of real numbers. "
+            f"Received: dtype {array.dtype}"
+        )
+    return array
+
+
+def _positive_number(name: str, value: Any, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not (np.isfinite(number) and number > 0.0):
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a positive finite {what}. "
+            f"Received: {name}={value!r}"
+        )
+    return number
+
+
+def _num_cells(value: Any) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            "Invalid value for argument `num_cells`. Expected a strictly positive integer. "
+            f"Received: num_cells={value!r}"
+        )
+    return int(value)
+
+
+def _at_far_face(positions: NDArray[Any], box_size: float) -> NDArray[np.bool_]:
+    """Coordinates that are the box size, in the precision in which they came."""
+    if positions.dtype.kind != "f":
+        return np.asarray(positions == box_size)
+    with np.errstate(over="ignore"):
+        rounded = float(positions.dtype.type(box_size))
+    # rounded down, the box size lies in the box and needs no wrapping
+    faces = [box_size, rounded] if box_size < rounded < np.inf else [box_size]
+    return np.isin(positions.astype(np.float64), faces)
+
+
+def _refuse(
+    name: str, wrong: ArrayLike, values: NDArray[np.float64], expected: str, received: str
+) -> None:
+    """Raise if a halo is wrong, with how many are and the first of them."""
+    wrong = np.asarray(wrong)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected {expected}. Received: {received} in "
+            f"{int(wrong.sum())} of {len(wrong)} haloes, first {name}[{first}]="
+            f"{values[first].tolist()}"
+        )
+
+
+def _cube(name: str, value: Any) -> Field:
+    if name not in FIELDS:
+        raise ValueError(
+            f"Invalid value for argument `fields`. Expected names out of {FIELDS}. "
+            f"Received: {name!r}"
+        )
+    cube = _numbers(name, value)
+    if cube.ndim != 3 or len(set(cube.shape)) != 1 or not cube.size:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected shape (N, N, N). "
+            f"Received: shape {cube.shape}"
+        )
+    if cube.dtype.kind != "f":
+        cube = cube.astype(np.float64)
+    if not np.isfinite(cube).all():
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected finite overdensities. Received: "
+            f"{int((~np.isfinite(cube)).sum())} values that are NaN or infinite"
+        )
+    return cube
+
+
+@contextlib.contextmanager
+def _open(path: FilePath) -> Iterator[h5py.File]:
+    name = os.fspath(path)
+    if not os.path.exists(name):
+        raise FileNotFoundError(
+            "Invalid value for argument `path`. Expected an HDF5 file. Received: "
+            f"path={name!r}, which does not exist"
+        )
+    try:
+        file = h5py.File(name, "r")
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            "Invalid value for argument `path`. Expected an HDF5 file. Received: "
+            f"path={name!r} ({error})"
+        ) from error
+    with file:
+        yield file
+
+
+def _read(file: h5py.File, name: str) -> NDArray[Any]:
+    if not isinstance(file.get(name), h5py.Dataset):
+        present: list[str] = []
+        file.visititems(
+            lambda key, item: present.append(key) if isinstance(item, h5py.Dataset) else None
+        )
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected the dataset {name!r}. Received: "
+            f"{file.filename!r} with the datasets {sorted(present)}"
+        )
+    try:
+        return np.asarray(file[name][()])
+    except OSError as error:
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected an undamaged dataset {name!r}. "
+            f"Received: {file.filename!r} ({error})"
+        ) from error

@@ -1,0 +1,1 @@
+"""Gravity models: linear density to evolved density."""

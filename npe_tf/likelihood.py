@@ -1,0 +1,155 @@
+"""Inhomogeneous Poisson process in position and mass: the likelihood of the un-binned catalogue.
+
+log L = sum over haloes of log[C n(log M_h | voxel)] - V sum over voxels of C times the integral
+of n above the threshold (Charnock et al. 2020, eq. 3 with its sign mended), n per unit log mass,
+C the completeness.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from npe_tf.catalogue import Catalogue
+from npe_tf.grid import Grid
+from npe_tf.mass_function import HaloMassFunction
+
+__all__ = ["PoissonLikelihood"]
+
+Tensor = Any
+
+
+class PoissonLikelihood:
+    """Likelihood of a halo catalogue given the mass function of every voxel.
+
+    Args:
+        grid: the mesh; a halo belongs to the vertex nearest to it.
+        catalogue: haloes in the same box.
+        mass_threshold: smallest mass [Msun/h]; smaller haloes are left out.
+        completeness: expected fraction of haloes in the catalogue, `[N, N, N]` in [0, 1]; all
+            ones by default.
+        padding: ``"periodic"`` counts every voxel; ``"valid"`` counts voxels at least `margin`
+            away from the faces of the box, and the haloes in them.
+        margin: voxels lost on each side with ``"valid"``: half the network's receptive field.
+
+    Attributes:
+        num_haloes: haloes that count.
+        num_dropped: haloes above the threshold that lie outside the voxels that count.
+        shape: of the voxels that count.
+        voxels: flat index of each halo among the voxels that count, `[H]`.
+        log_masses: log mass of each halo, `[H]` [log of Msun/h].
+
+    Raises:
+        ValueError: if box sizes differ, the completeness is not in [0, 1] or no field on this
+            mesh, a halo lies where it is zero, or no halo remains.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        catalogue: Catalogue,
+        mass_threshold: float,
+        *,
+        completeness: ArrayLike | None = None,
+        padding: str = "periodic",
+        margin: int = 1,
+    ) -> None:
+        """Find the voxel of every halo and check the catalogue against the mesh."""
+        if padding not in ("periodic", "valid"):
+            raise ValueError(
+                "Invalid value for argument `padding`. Expected 'periodic' or 'valid'. Received: "
+                f"padding={padding!r}"
+            )
+        if not np.isclose(catalogue.box_size, grid.box_size, rtol=1e-6):
+            raise ValueError(
+                "Invalid value for argument `catalogue`. Expected the grid's box_size="
+                f"{grid.box_size:g}. Received: box_size={catalogue.box_size:g}"
+            )
+        self.grid = grid
+        self.mass_threshold = mass_threshold
+        self.padding = padding
+        margin = margin if padding == "valid" else 0
+        num_kept = grid.num_cells - 2 * margin
+        if num_kept < 1:
+            raise ValueError(
+                f"Invalid value for argument `margin`. Expected less than half of num_cells="
+                f"{grid.num_cells}. Received: margin={margin}"
+            )
+        self.shape = (num_kept,) * 3
+        inside = slice(margin, margin + num_kept)
+
+        selected = catalogue.above(mass_threshold)
+        voxel = np.stack(np.unravel_index(selected.voxel_index(grid.num_cells), grid.shape))
+        counted = np.all((voxel >= margin) & (voxel < margin + num_kept), axis=0)
+        self.num_haloes = int(counted.sum())
+        self.num_dropped = len(selected) - self.num_haloes
+        if not self.num_haloes:
+            raise ValueError(
+                "Invalid value for argument `catalogue`. Expected haloes inside the interior of "
+                f"the box. Received: all {len(selected)} haloes within {margin} voxels of a face"
+            )
+        self.voxels = np.ravel_multi_index(tuple(voxel[:, counted] - margin), self.shape)
+        self.log_masses = selected.log_mass[counted]
+
+        self._completeness: np.ndarray[Any, np.dtype[np.float64]] | None = None
+        self._log_completeness = 0.0
+        if completeness is not None:
+            window = np.asarray(completeness, dtype=np.float64)
+            if window.shape != grid.shape:
+                raise ValueError(
+                    "Invalid value for argument `completeness`. Expected shape "
+                    f"{grid.shape}. Received: shape {window.shape}"
+                )
+            if not np.all((window >= 0) & (window <= 1)):
+                raise ValueError(
+                    "Invalid value for argument `completeness`. Expected values in [0, 1]. "
+                    f"Received: values from {np.min(window)} to {np.max(window)}"
+                )
+            window = window[inside, inside, inside]
+            at_haloes = window.ravel()[self.voxels]
+            if np.any(at_haloes == 0):
+                lost = np.flatnonzero(at_haloes == 0)
+                first = np.flatnonzero(counted)[lost[0]]
+                raise ValueError(
+                    "Invalid value for argument `completeness`. Expected a positive completeness "
+                    f"at every halo. Received: zero at {lost.size} haloes, first at position "
+                    f"{selected.positions[first].tolist()}"
+                )
+            self._completeness = window
+            self._log_completeness = float(np.sum(np.log(at_haloes)))
+
+    @property
+    def counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Haloes that count in each voxel, of shape `shape`."""
+        counts = np.bincount(self.voxels, minlength=int(np.prod(self.shape)))
+        return counts.reshape(self.shape)
+
+    def expected_counts(self, mass_function: HaloMassFunction) -> Tensor:
+        """Expected haloes in each voxel, of shape `shape`."""
+        counts = mass_function.integral() * tf.cast(self.grid.cell_volume, mass_function.dtype)
+        if self._completeness is not None:
+            counts *= tf.constant(self._completeness, mass_function.dtype)
+        return counts
+
+    def __call__(self, mass_function: HaloMassFunction) -> Tensor:
+        """Log likelihood, a float64 scalar.
+
+        The terms are summed in float64 whatever the dtype of the mass function: a sum of 10^5
+        of them in float32 is too coarse for a Metropolis test.
+
+        Args:
+            mass_function: of batch shape `shape`.
+        """
+        if tuple(mass_function.batch_shape) != self.shape:
+            raise ValueError(
+                f"Invalid value for argument `mass_function`. Expected batch shape {self.shape}. "
+                f"Received: batch shape {tuple(mass_function.batch_shape)}"
+            )
+        log_mass = tf.constant(self.log_masses, mass_function.dtype)
+        at_haloes = mass_function.at(tf.constant(self.voxels, tf.int32)).log_intensity(log_mass)
+        found = tf.reduce_sum(tf.cast(at_haloes, tf.float64)) + self._log_completeness
+        expected = tf.reduce_sum(tf.cast(self.expected_counts(mass_function), tf.float64))
+        return found - expected

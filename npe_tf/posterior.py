@@ -1,0 +1,254 @@
+"""The joint posterior of the initial field and the bias parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from npe_tf.bias.neural import NeuralBias, neural_bias_model
+from npe_tf.catalogue import Catalogue
+from npe_tf.cosmology import Cosmology
+from npe_tf.gravity.lpt import Zeldovich
+from npe_tf.grid import Grid
+from npe_tf.initial_field import InitialField
+from npe_tf.likelihood import PoissonLikelihood
+
+__all__ = ["FieldPosterior", "PosteriorConfig"]
+
+Tensor = Any
+
+
+class FieldPosterior:
+    """p(white noise, theta | catalogue), up to the evidence.
+
+    The prior is a standard normal on the white noise and a normal of width `prior_scale` on each
+    parameter. Log densities are float64 scalars whatever the dtype of the state.
+
+    Args:
+        initial_field: white noise to linear modes.
+        gravity: linear modes `[N, N, N//2 + 1]` to evolved overdensity `[N, N, N]`.
+        bias: overdensity to halo mass functions.
+        likelihood: of the catalogue.
+        prior_scale: standard deviation of the prior of each bias parameter.
+        jit_compile: compile the bias model and the likelihood, not gravity, with XLA. Three times
+            faster for pointwise layers and `MultipoleConv3D`; slower for a network with dense
+            one-channel convolutions on a CPU.
+    """
+
+    def __init__(
+        self,
+        initial_field: InitialField,
+        gravity: Callable[[Tensor], Tensor],
+        bias: NeuralBias,
+        likelihood: PoissonLikelihood,
+        prior_scale: float = 10.0,
+        jit_compile: bool = True,
+    ) -> None:
+        """Compose the parts."""
+        if initial_field.grid != likelihood.grid:
+            raise ValueError(
+                f"Invalid value for argument `likelihood`. Expected the grid {initial_field.grid}. "
+                f"Received: {likelihood.grid}"
+            )
+        if not (math.isfinite(prior_scale) and prior_scale > 0):
+            raise ValueError(
+                "Invalid value for argument `prior_scale`. Expected a positive number. Received: "
+                f"prior_scale={prior_scale!r}"
+            )
+        self.initial_field = initial_field
+        self.gravity = gravity
+        self.bias = bias
+        self.likelihood = likelihood
+        self.prior_scale = prior_scale
+        self._log_likelihood = tf.function(
+            lambda delta, theta: likelihood(bias.mass_function(delta, theta)),
+            jit_compile=jit_compile,
+        )
+
+    @property
+    def grid(self) -> Any:
+        """The mesh of the field."""
+        return self.initial_field.grid
+
+    def density(self, white_noise: Tensor) -> Tensor:
+        """Evolved overdensity `[N, N, N]` of white noise `[N, N, N]`."""
+        return self.gravity(self.initial_field.modes(white_noise))
+
+    def log_likelihood(self, delta: Tensor, theta: Tensor) -> Tensor:
+        """Log likelihood of the catalogue given the evolved overdensity, float64 scalar."""
+        log_likelihood = self._log_likelihood(delta, theta)
+        return tf.ensure_shape(log_likelihood, [])
+
+    def log_prior_field(self, white_noise: Tensor) -> Tensor:
+        """Normalised standard normal log density of white noise, float64 scalar."""
+        return _normal_log_prob(white_noise, 1.0)
+
+    def log_prior_parameters(self, theta: Tensor) -> Tensor:
+        """Normalised log prior density of the bias parameters, float64 scalar."""
+        return _normal_log_prob(theta, self.prior_scale)
+
+    def log_prob(self, white_noise: Tensor, theta: Tensor) -> Tensor:
+        """Joint log posterior density, up to the evidence.
+
+        Args:
+            white_noise: `[..., N, N, N]`, float32 or float64.
+            theta: `[..., size]`, of the same dtype and leading shape.
+
+        Returns:
+            float64 `[...]`. Leading (chain) dimensions are worked through one by one: at these
+            sizes one field fills the processor.
+        """
+        white_noise, theta = tf.convert_to_tensor(white_noise), tf.convert_to_tensor(theta)
+        batch = white_noise.shape[:-3]
+        if theta.shape[:-1] != batch:
+            raise ValueError(
+                f"Invalid value for argument `theta`. Expected leading shape {tuple(batch)}. "
+                f"Received: shape {tuple(theta.shape)}"
+            )
+        if batch.rank == 0:
+            return self._log_prob_of_one(white_noise, theta)
+        flat_noise = tf.reshape(white_noise, (-1, *white_noise.shape[-3:]))
+        flat_theta = tf.reshape(theta, (-1, theta.shape[-1]))
+        flat = tf.map_fn(
+            lambda state: self._log_prob_of_one(*state),
+            (flat_noise, flat_theta),
+            fn_output_signature=tf.float64,
+        )
+        return tf.reshape(flat, batch)
+
+    def _log_prob_of_one(self, white_noise: Tensor, theta: Tensor) -> Tensor:
+        return (
+            self.log_likelihood(self.density(white_noise), theta)
+            + self.log_prior_field(white_noise)
+            + self.log_prior_parameters(theta)
+        )
+
+    def given_parameters(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """Log density of the white noise given theta (and the catalogue)."""
+        prior = self.log_prior_parameters(theta)
+
+        def log_prob(white_noise: Tensor) -> Tensor:
+            likelihood = self.log_likelihood(self.density(white_noise), theta)
+            return likelihood + self.log_prior_field(white_noise) + prior
+
+        return log_prob
+
+    def given_field(self, white_noise: Tensor) -> Callable[[Tensor], Tensor]:
+        """Log density of theta given the white noise; gravity is run once, here."""
+        delta = tf.stop_gradient(self.density(white_noise))
+        prior = self.log_prior_field(white_noise)
+
+        def log_prob(theta: Tensor) -> Tensor:
+            likelihood = self.log_likelihood(delta, theta)
+            return likelihood + self.log_prior_parameters(theta) + prior
+
+        return log_prob
+
+
+@dataclasses.dataclass(frozen=True)
+class PosteriorConfig:
+    """All that defines the posterior of Charnock et al. 2020 besides the catalogue.
+
+    Attributes:
+        num_cells: cells along each side of the mesh.
+        mass_threshold: smallest halo mass [Msun/h].
+        cosmology: background and linear power.
+        scale_factor: epoch of the catalogue.
+        supersampling: particles per cell and side, see `Zeldovich`.
+        padding: ``"periodic"`` or ``"valid"``, see `PoissonLikelihood`.
+        kernel_size: extent of the l=0 kernel, odd.
+        num_components: components of the mass function.
+        softening: of the logarithm of the density.
+        parameterisation: ``"log_mass"`` or ``"mass"``, see `HaloMassFunction`.
+        prior_scale: standard deviation of the prior of each bias parameter.
+        dtype: ``"float32"`` or ``"float64"``.
+    """
+
+    num_cells: int
+    mass_threshold: float
+    cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
+    scale_factor: float = 1.0
+    supersampling: int = 1
+    padding: str = "periodic"
+    kernel_size: int = 3
+    num_components: int = 2
+    softening: float = 0.1
+    parameterisation: str = "log_mass"
+    prior_scale: float = 10.0
+    dtype: str = "float32"
+
+    def build(self, catalogue: Catalogue, completeness: ArrayLike | None = None) -> FieldPosterior:
+        """Compose the posterior of a catalogue.
+
+        Args:
+            catalogue: haloes; its box is the box of the mesh.
+            completeness: `[N, N, N]` in [0, 1], see `PoissonLikelihood`.
+
+        Returns:
+            The posterior.
+        """
+        grid = Grid(self.num_cells, catalogue.box_size)
+        likelihood = PoissonLikelihood(
+            grid,
+            catalogue,
+            self.mass_threshold,
+            completeness=completeness,
+            padding=self.padding,
+            margin=self.kernel_size // 2,
+        )
+        return FieldPosterior(
+            InitialField(grid, self.cosmology),
+            Zeldovich(
+                grid,
+                self.cosmology,
+                scale_factor=self.scale_factor,
+                supersampling=self.supersampling,
+            ),
+            self.build_bias(),
+            likelihood,
+            self.prior_scale,
+        )
+
+    def build_bias(self, seed: int | None = 0) -> NeuralBias:
+        """The bias model alone, with fresh weights."""
+        log_mass_threshold = math.log(self.mass_threshold)
+        model = neural_bias_model(
+            self.num_cells,
+            log_mass_threshold=log_mass_threshold,
+            kernel_size=self.kernel_size,
+            num_components=self.num_components,
+            padding=self.padding,
+            softening=self.softening,
+            parameterisation=self.parameterisation,
+            dtype=self.dtype,
+            seed=seed,
+        )
+        return NeuralBias(model, log_mass_threshold, self.parameterisation)
+
+    def to_attributes(self) -> dict[str, str | int | float]:
+        """Flat numbers and strings, as a file's attributes keep them."""
+        values = dataclasses.asdict(self)
+        cosmology = values.pop("cosmology")
+        return {**values, **{f"cosmology.{name}": value for name, value in cosmology.items()}}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> PosteriorConfig:
+        """Inverse of `to_attributes`; ignores attributes of other names."""
+        own = {f.name: attributes[f.name] for f in dataclasses.fields(cls) if f.name in attributes}
+        parts = dataclasses.fields(Cosmology)
+        own["cosmology"] = Cosmology(
+            **{f.name: float(attributes[f"cosmology.{f.name}"]) for f in parts}
+        )
+        return cls(**{k: v.item() if hasattr(v, "item") else v for k, v in own.items()})
+
+
+def _normal_log_prob(x: Tensor, scale: float) -> Tensor:
+    size = math.prod(x.shape)
+    squares = tf.reduce_sum(tf.cast(tf.square(x), tf.float64))
+    constant = size * (math.log(scale) + 0.5 * math.log(2.0 * math.pi))
+    return -0.5 * squares / scale**2 - constant

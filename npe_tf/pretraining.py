@@ -1,0 +1,349 @@
+"""Fit the bias parameters to a catalogue against a given density field.
+
+The likelihood of the 17 parameters is multimodal and badly conditioned, so each random start is
+first moved into the basin of a good mode by a Keras optimiser and then brought to its optimum by
+L-BFGS (Nocedal & Wright 2006, chapter 7; `tfp.optimizer.lbfgs_minimize`). A start that ends with
+two components on top of each other everywhere (the ordered means' rectifier is dead, and feels no
+gradient any more) has failed and is replaced by a new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from numpy.typing import ArrayLike, NDArray
+
+from npe_tf.bias.neural import NeuralBias
+from npe_tf.likelihood import PoissonLikelihood
+
+__all__ = [
+    "Pretrained",
+    "Start",
+    "load_parameters",
+    "pretrain",
+    "random_parameters",
+    "save_parameters",
+]
+
+Tensor = Any
+
+_LBFGS_CHUNK = 50
+_LBFGS_PAIRS = 30
+_REPLACEMENTS_PER_START = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """How one random start ended.
+
+    Attributes:
+        theta: the parameters, `[size]`.
+        log_likelihood: of the catalogue, per unit log mass.
+        log_posterior: log likelihood plus log prior, up to a constant.
+        is_dead: whether two components coincide everywhere.
+        num_gradients: gradients spent.
+        seconds: time spent.
+    """
+
+    theta: NDArray[np.float64]
+    log_likelihood: float
+    log_posterior: float
+    is_dead: bool
+    num_gradients: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """The best of several starts, and all of them.
+
+    Attributes:
+        theta: parameters of the best start, `[size]`.
+        log_likelihood: its log likelihood, per unit log mass.
+        starts: every start in the order tried.
+    """
+
+    theta: NDArray[np.float64]
+    log_likelihood: float
+    starts: tuple[Start, ...]
+
+
+def random_parameters(bias: NeuralBias, seed: int) -> NDArray[np.float64]:
+    """Draw parameters as the layers' initialisers would, with spread-out kernels.
+
+    Kernels (the weights that multiply something) are drawn from N(0, 1/4); biases keep the
+    layers' own start, moved by N(0, 1/4).
+
+    Args:
+        bias: gives the number of parameters and their start.
+        seed: of the draw.
+
+    Returns:
+        `[size]`.
+    """
+    rng = np.random.default_rng(seed)
+    start = np.zeros(bias.parameters.size)
+    for index, name in enumerate(bias.parameters.names):
+        if name.startswith("mean_bias") and not name.endswith("[0]"):
+            start[index] = 1.0
+    return start + 0.5 * rng.standard_normal(start.size)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(
+                f"Invalid value for argument `{name}`. Expected a non-negative integer. Received: "
+                f"{name}={value!r}"
+            )
+
+
+def pretrain(
+    bias: NeuralBias,
+    likelihood: PoissonLikelihood,
+    delta: ArrayLike,
+    *,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    num_steps: int = 300,
+    num_polish: int = 600,
+    num_starts: int = 5,
+    prior_scale: float = 10.0,
+    seed: int = 0,
+    initial_theta: ArrayLike | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Pretrained:
+    """Maximise likelihood times prior over the bias parameters, the density held fixed.
+
+    On return the model's own weights are the best parameters found.
+
+    Args:
+        bias: the model; float64 is advised for the last digits of the fit.
+        likelihood: of the catalogue on the mesh of `delta`.
+        delta: evolved overdensity, `[N, N, N]`.
+        optimizer: any Keras optimiser; Adam with a step of 0.03 by default.
+        num_steps: steps of `optimizer` for each start.
+        num_polish: most L-BFGS iterations for each start.
+        num_starts: random starts.
+        prior_scale: standard deviation of the normal prior on each parameter.
+        seed: of the starts.
+        initial_theta: if given, the only start, `[size]`.
+        report: called with a line of progress now and then.
+
+    Returns:
+        The best start and all others.
+
+    Raises:
+        ValueError: for counts below zero or a density that is not finite or of another mesh.
+        RuntimeError: if every start failed.
+    """
+    _check_counts(num_steps=num_steps, num_polish=num_polish)
+    if not isinstance(num_starts, (int, np.integer)) or num_starts < 1:
+        raise ValueError(
+            "Invalid value for argument `num_starts`. Expected a positive integer. Received: "
+            f"num_starts={num_starts!r}"
+        )
+    dtype = tf.as_dtype(bias.dtype)
+    field = np.asarray(delta)
+    if field.shape != likelihood.grid.shape or not np.all(np.isfinite(field)):
+        raise ValueError(
+            "Invalid value for argument `delta`. Expected a finite overdensity of shape "
+            f"{likelihood.grid.shape}. Received: shape {field.shape} with "
+            f"{np.size(field) - np.count_nonzero(np.isfinite(field))} non-finite values"
+        )
+    fit = _Fit(bias, likelihood, tf.constant(field, dtype), prior_scale, optimizer)
+    say = report or (lambda line: None)
+
+    starts: list[Start] = []
+    seeds = np.random.SeedSequence(seed).generate_state(num_starts * _REPLACEMENTS_PER_START)
+    if initial_theta is None:
+        candidates = [random_parameters(bias, int(s)) for s in seeds]
+    else:
+        candidates = [np.asarray(initial_theta, dtype=np.float64)]
+        num_starts = 1
+    for number, candidate in enumerate(candidates, 1):
+        start = fit.run(candidate, num_steps, num_polish)
+        starts.append(start)
+        ending = "dead component, replaced" if start.is_dead else "done"
+        say(
+            f"start {number}: log L = {start.log_likelihood:.1f} ({ending}; "
+            f"{start.num_gradients} gradients, {start.seconds:.0f} s)"
+        )
+        if sum(not s.is_dead for s in starts) == num_starts:
+            break
+    finite = [s for s in starts if np.isfinite(s.log_posterior)]
+    if not finite:
+        raise RuntimeError(
+            f"None of {len(starts)} starts reached a finite likelihood. Check the mass threshold "
+            "and the density field, or raise `num_starts`."
+        )
+    best = max(finite, key=lambda s: s.log_posterior)
+    bias.parameters.assign(bias.model, tf.constant(best.theta))
+    return Pretrained(best.theta, best.log_likelihood, tuple(starts))
+
+
+class _Fit:
+    """The compiled objective, reused by every start."""
+
+    def __init__(
+        self,
+        bias: NeuralBias,
+        likelihood: PoissonLikelihood,
+        delta: Tensor,
+        prior_scale: float,
+        optimizer: keras.optimizers.Optimizer | None,
+    ) -> None:
+        self.bias = bias
+        self.likelihood = likelihood
+        self.delta = delta
+        self.prior_scale = prior_scale
+        self.optimizer = optimizer or keras.optimizers.Adam(0.03)
+        self.optimizer.build(bias.model.trainable_variables)
+        self._fresh = [np.array(v) for v in self.optimizer.variables]
+        self._value_and_gradient = tf.function(self._objective_and_gradient)
+        self._train = tf.function(self._keras_steps)
+        self._polish = tf.function(self._lbfgs_steps)
+
+    def _objective(self, theta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss per halo and log likelihood; theta None means the model's own variables."""
+        log_likelihood = self.likelihood(self.bias.mass_function(self.delta, theta))
+        weights = self.bias.theta if theta is None else theta
+        squares = tf.reduce_sum(tf.square(tf.cast(weights, tf.float64) / self.prior_scale))
+        loss = (0.5 * squares - log_likelihood) / self.likelihood.num_haloes
+        return loss, log_likelihood
+
+    def _objective_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            loss, _ = self._objective(theta)
+        gradient = tape.gradient(loss, theta)
+        return tf.cast(loss, theta.dtype), gradient
+
+    def _keras_steps(self, num_steps: Tensor) -> None:
+        variables = self.bias.model.trainable_variables
+        for _ in tf.range(num_steps):
+            with tf.GradientTape() as tape:
+                loss, _ = self._objective(None)
+            self.optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+
+    def _lbfgs_steps(self, theta: Tensor, max_iterations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        results = tfp.optimizer.lbfgs_minimize(
+            self._objective_and_gradient,
+            initial_position=theta,
+            num_correction_pairs=_LBFGS_PAIRS,
+            tolerance=1e-7,
+            f_relative_tolerance=0.0,
+            max_iterations=max_iterations,
+            max_line_search_iterations=30,
+        )
+        return results.position, results.num_objective_evaluations, results.converged
+
+    def _is_dead(self, theta: Tensor) -> bool:
+        """Whether two neighbouring components have the same mean in every voxel."""
+        means = self.bias.mass_function(self.delta, theta).mean_log_mass
+        gaps = (means[..., 1:] - means[..., :-1]).numpy()
+        return bool(gaps.shape[-1]) and bool(np.any(np.all(gaps == 0, axis=tuple(range(3)))))
+
+    def run(self, candidate: NDArray[np.float64], num_steps: int, num_polish: int) -> Start:
+        """Train and polish one start."""
+        began = time.monotonic()
+        dtype = self.bias.dtype
+        for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        self.bias.parameters.assign(self.bias.model, tf.constant(candidate, dtype))
+        self._train(tf.constant(num_steps))
+        theta = self.bias.theta
+        spent = num_steps
+        if np.all(np.isfinite(theta)) and not self._is_dead(theta):
+            for _ in range(0, num_polish, _LBFGS_CHUNK):
+                # A fresh history now and then costs little and leaves stale curvature behind.
+                polished, evaluations, converged = self._polish(theta, tf.constant(_LBFGS_CHUNK))
+                spent += int(evaluations)
+                if not np.all(np.isfinite(polished)):
+                    break
+                gain = float(self._objective(theta)[0] - self._objective(polished)[0])
+                theta = polished
+                if bool(converged) or gain * self.likelihood.num_haloes < 1e-2:
+                    break
+        loss, log_likelihood = self._objective(theta)
+        return Start(
+            theta=np.asarray(theta, dtype=np.float64),
+            log_likelihood=float(log_likelihood),
+            log_posterior=-float(loss) * self.likelihood.num_haloes,
+            is_dead=self._is_dead(theta),
+            num_gradients=spent,
+            seconds=time.monotonic() - began,
+        )
+
+
+def save_parameters(
+    path: str | Path,
+    fitted: Pretrained,
+    bias: NeuralBias,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write fitted parameters to an HDF5 file, whole or not at all.
+
+    Args:
+        path: the file; replaced if it exists.
+        fitted: what `pretrain` returned.
+        bias: names the parameters.
+        attributes: numbers and strings to keep with them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file["theta"] = fitted.theta
+            file["starts/theta"] = np.stack([s.theta for s in fitted.starts])
+            file["starts/log_likelihood"] = [s.log_likelihood for s in fitted.starts]
+            file["starts/is_dead"] = [s.is_dead for s in fitted.starts]
+            file.attrs["log_likelihood"] = fitted.log_likelihood
+            file.attrs["parameters"] = list(bias.parameters.names)
+            file.attrs.update(attributes or {})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_parameters(path: str | Path, bias: NeuralBias) -> NDArray[np.float64]:
+    """Read fitted parameters.
+
+    Args:
+        path: a file that `save_parameters` wrote.
+        bias: the model that they must fit.
+
+    Returns:
+        `[size]`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such file, or of a model with other parameters.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There are no parameters at {str(path)!r}")
+    try:
+        with h5py.File(path) as file:
+            theta = np.asarray(file["theta"], dtype=np.float64)
+            names = tuple(file.attrs["parameters"])
+    except (OSError, KeyError) as error:
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected a file of fitted parameters. Received: "
+            f"{str(path)!r} ({error})"
+        ) from error
+    if names != bias.parameters.names:
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected the parameters "
+            f"{list(bias.parameters.names)}. Received: {list(names)}"
+        )
+    return theta

@@ -1,0 +1,311 @@
+"""What a run says: tables, verdicts and figures from a chain file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from npe_tf import diagnostics, plots
+from npe_tf.catalogue import Catalogue
+from npe_tf.chain_store import CHAIN_FILE, ChainStore
+from npe_tf.mass_function import HaloMassFunction
+from npe_tf.posterior import PosteriorConfig
+from npe_tf.power import linear_power
+
+__all__ = ["Summary", "summarise"]
+
+Array = NDArray[np.float64]
+
+_MAX_RHAT = 1.01
+_MIN_ESS = 400
+_NUM_SHELLS = 8
+_NUM_ENVIRONMENTS = 4
+_NUM_MASS_BINS = 10
+_MOST_FIELDS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Numbers of a run.
+
+    Attributes:
+        text: all of it, for a terminal.
+        converged: whether every quantity watched has split R-hat below 1.01 and at least 400
+            effective samples.
+        parameters: one row per bias parameter.
+        acceptance: of the field and of the parameters, mean over samples and chains.
+        k: wavenumbers of the shells [h/Mpc].
+        r: correlation of the posterior mean of the linear field with the true one, `[K]`, or
+            `None` without a truth.
+        observed: haloes that count.
+        expected: expected haloes in stored samples, `[S]`.
+        figures: files written.
+    """
+
+    text: str
+    converged: bool
+    parameters: list[diagnostics.ParameterRow]
+    acceptance: tuple[float, float]
+    k: Array
+    r: Array | None
+    observed: int
+    expected: Array
+    figures: list[Path]
+
+
+def summarise(
+    output: str | Path, catalogue: Catalogue, figures: str | Path | None = None
+) -> Summary:
+    """Read a run, say what it found, and draw it.
+
+    Works on a finished run and on one that is still being written.
+
+    Args:
+        output: folder of the run.
+        catalogue: the catalogue that the run is about.
+        figures: folder for the figures; none are drawn without it.
+
+    Returns:
+        The numbers, and the text that states them.
+
+    Raises:
+        OSError: if there is no run.
+        ValueError: if it has no samples yet.
+    """
+    with ChainStore.open(Path(output) / CHAIN_FILE) as store:
+        return _Report(store, catalogue).summary(None if figures is None else Path(figures))
+
+
+class _Report:
+    def __init__(self, store: ChainStore, catalogue: Catalogue) -> None:
+        self.store = store
+        attributes = store.attributes
+        self.warmup = int(attributes["num_warmup"])
+        self.num_samples = store.num_committed - self.warmup
+        if self.num_samples < 4:
+            raise ValueError(
+                "Invalid value for argument `output`. Expected a run with at least 4 sweeps of "
+                f"sampling. Received: {store.num_committed} sweeps, {self.warmup} of them warm-up"
+            )
+        self.names = [str(name) for name in attributes["parameters"]]
+        config = PosteriorConfig.from_attributes(attributes)
+        self.truth = self._constant("true_delta_linear")
+        self.posterior = config.build(catalogue, self._constant("completeness"))
+        self.grid = self.posterior.grid
+        self.theta = store.read("theta")
+        self.log_posterior = store.read("log_posterior")
+        self.acceptance = store.read("acceptance")
+        self.power = store.read("power")
+        self.checkpoint = store.checkpoint() or {}
+        self.num_chains = self.theta.shape[1]
+
+    def _constant(self, name: str) -> Array | None:
+        return self.store.constant(name) if name in self.store.constants else None
+
+    def moments(self, field: str) -> tuple[Array, Array]:
+        """Mean and standard deviation of a field over all samples and chains."""
+        count = float(self.checkpoint["0/moments/count"])
+        means = np.stack(
+            [self.checkpoint[f"{c}/moments/{field}_mean"] for c in range(self.num_chains)]
+        ).astype(np.float64)
+        m2 = np.stack(
+            [self.checkpoint[f"{c}/moments/{field}_m2"] for c in range(self.num_chains)]
+        ).astype(np.float64)
+        mean = means.mean(axis=0)
+        total = m2.sum(axis=0) + count * np.sum((means - mean) ** 2, axis=0)
+        return mean, np.sqrt(total / (count * self.num_chains))
+
+    def stored_samples(self) -> list[tuple[Any, Any]]:
+        """White noise and parameters of stored sweeps after the warm-up, all chains."""
+        column = self.store.columns["white_noise"]
+        fields = self.store.read("white_noise")
+        sweeps = (np.arange(len(fields)) + 1) * column.every - 1
+        chosen = np.flatnonzero(sweeps >= self.warmup)
+        pairs = [(row, chain) for row in chosen for chain in range(self.num_chains)]
+        if not pairs:
+            return []
+        kept = np.unique(np.linspace(0, len(pairs) - 1, _MOST_FIELDS).astype(int))
+        return [
+            (fields[row, chain], self.theta[sweeps[row], chain])
+            for row, chain in (pairs[i] for i in kept)
+        ]
+
+    def summary(self, folder: Path | None) -> Summary:
+        """Everything."""
+        theta = self.theta[self.warmup :]
+        rows = diagnostics.parameter_table(theta, self.names)
+        others = diagnostics.parameter_table(
+            np.concatenate(
+                [self.log_posterior[self.warmup :, :, None], self.power[self.warmup :]], axis=-1
+            ),
+            ["log posterior", *(f"P(k) shell {i}" for i in range(self.power.shape[-1]))],
+        )
+        watched = [*rows, *others]
+        worst_rhat = max(watched, key=lambda row: np.nan_to_num(row.rhat, nan=np.inf))
+        worst_ess = min(watched, key=lambda row: np.nan_to_num(row.ess, nan=0.0))
+        converged = bool(worst_rhat.rhat <= _MAX_RHAT and worst_ess.ess >= _MIN_ESS)
+        field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
+        k = self.grid.shell_wavenumber(_NUM_SHELLS)
+        initial_mean, initial_sd = self.moments("initial")
+        r = None
+        if self.truth is not None:
+            _, r = diagnostics.cross_correlation(initial_mean, self.truth, self.grid, _NUM_SHELLS)
+
+        environments = _Environments(self)
+        expected = environments.expected_total
+        observed = self.posterior.likelihood.num_haloes
+
+        verdict = "CONVERGED" if converged else "NOT CONVERGED"
+        lines = [
+            f"{self.num_chains} chains, {self.warmup} sweeps of warm-up, {self.num_samples} of "
+            f"sampling, {self.grid.num_cells}^3 cells of {self.grid.cell_size:.2f} Mpc/h",
+            "",
+            diagnostics.format_table(rows),
+            "",
+            diagnostics.format_table(others[:1]),
+            "",
+            f"acceptance: field {field:.2f}, parameters {bias:.2f}",
+            f"worst split R-hat: {worst_rhat.rhat:.3f} ({worst_rhat.name}); smallest effective "
+            f"sample size: {worst_ess.ess:.0f} ({worst_ess.name})",
+            f"{verdict} (asked: split R-hat <= {_MAX_RHAT}, effective samples >= {_MIN_ESS}, for "
+            "every parameter, the log posterior and P(k) in every shell; one mode of several may "
+            "have been found)",
+        ]
+        if expected.size:
+            lines.append(
+                f"haloes: {observed} observed, {expected.mean():.0f} +- {expected.std():.0f} "
+                "expected"
+            )
+        if r is not None:
+            lines += [
+                "",
+                "correlation of the posterior mean of the initial field with the true one:",
+                "  k [h/Mpc] " + " ".join(f"{value:7.3f}" for value in k),
+                "  r(k)      " + " ".join(f"{value:7.3f}" for value in r),
+            ]
+        text = "\n".join(lines)
+        files: list[Path] = []
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "summary.txt").write_text(text + "\n")
+            files = self._draw(folder, k, r, initial_mean, initial_sd, environments)
+        return Summary(text, converged, rows, (field, bias), k, r, observed, expected, files)
+
+    def _draw(
+        self,
+        folder: Path,
+        k: Array,
+        r: Array | None,
+        initial_mean: Array,
+        initial_sd: Array,
+        environments: _Environments,
+    ) -> list[Path]:
+        counts = np.zeros(self.grid.shape)
+        likelihood = self.posterior.likelihood
+        margin = (self.grid.num_cells - likelihood.shape[0]) // 2
+        inside = slice(margin, margin + likelihood.shape[0])
+        counts[inside, inside, inside] = likelihood.counts
+        final_mean, final_sd = self.moments("final")
+        fine_k = self.grid.shell_wavenumber()
+        prior = self.grid.shell_mean(
+            linear_power(self.grid.wavenumber, self.posterior.initial_field.cosmology)
+        )
+        true_power = None
+        if self.truth is not None:
+            _, true_power = diagnostics.power_spectrum(self.truth, self.grid)
+        samples = self.power[self.warmup :].reshape(-1, len(prior))
+        figures = {
+            "parameter_traces": plots.parameter_traces(self.theta, self.names, self.warmup),
+            "log_posterior": plots.log_posterior_trace(
+                self.log_posterior,
+                {"field": self.acceptance[..., 0], "parameters": self.acceptance[..., 1]},
+                self.warmup,
+            ),
+            "fields": plots.field_slices(
+                initial_mean,
+                initial_sd,
+                final_mean,
+                final_sd,
+                counts,
+                self.grid.box_size,
+                thickness=max(1, self.grid.num_cells // 16),
+            ),
+            "power_spectra": plots.power_spectra(
+                fine_k, samples, prior, diagnostics.modes_per_shell(self.grid), true_power
+            ),
+        }
+        if environments.expected_total.size:
+            figures["mass_function"] = environments.figure()
+        if r is not None:
+            figures["cross_correlation"] = plots.cross_correlation(k, r)
+        written: list[Path] = []
+        for name, figure in figures.items():
+            written += [Path(path) for path in plots.save(figure, folder / name)]
+        return written
+
+
+class _Environments:
+    """Haloes by mass in environments of different density, observed and expected.
+
+    Voxels are sorted by the posterior mean of the evolved density; the environments share the
+    expected haloes about evenly at high density, where they are.
+    """
+
+    def __init__(self, report: _Report) -> None:
+        likelihood = report.posterior.likelihood
+        grid = report.grid
+        margin = (grid.num_cells - likelihood.shape[0]) // 2
+        inside = slice(margin, margin + likelihood.shape[0])
+        density = 1.0 + report.moments("final")[0][inside, inside, inside].ravel()
+        quantiles = np.quantile(density, (0.5, 0.8, 0.95))
+        self.environment = np.digitize(density, quantiles)
+        self.labels = ["emptiest 50%", "next 30%", "next 15%", "densest 5%"]
+        log_mass = likelihood.log_masses
+        low = np.log(likelihood.mass_threshold)
+        self.edges = np.linspace(low, log_mass.max() + 1e-3, _NUM_MASS_BINS + 1)
+        self.volumes = np.bincount(self.environment, minlength=_NUM_ENVIRONMENTS) * (
+            grid.cell_volume
+        )
+        place = self.environment[likelihood.voxels]
+        self.observed = np.stack(
+            [np.histogram(log_mass[place == e], self.edges)[0] for e in range(_NUM_ENVIRONMENTS)]
+        )
+        expected, totals = [], []
+        for white_noise, theta in report.stored_samples():
+            delta = report.posterior.density(tf.constant(white_noise))
+            mass_function = report.posterior.bias.mass_function(delta, tf.constant(theta))
+            per_voxel = likelihood.expected_counts(mass_function)
+            totals.append(float(tf.reduce_sum(tf.cast(per_voxel, tf.float64))))
+            expected.append(self._expected(likelihood, mass_function))
+        self.expected_total = np.array(totals)
+        self.expected = np.array(expected)
+
+    def _expected(self, likelihood: Any, mass_function: HaloMassFunction) -> Array:
+        above = []
+        for edge in self.edges:
+            beyond = HaloMassFunction(
+                mass_function.log_amplitude,
+                mass_function.mean_log_mass,
+                mass_function.scale,
+                edge,
+                mass_function.parameterisation,
+            )
+            counts = np.asarray(likelihood.expected_counts(beyond), dtype=np.float64).ravel()
+            above.append(np.bincount(self.environment, counts, minlength=_NUM_ENVIRONMENTS))
+        cumulative = np.stack(above, axis=-1)
+        return np.asarray(cumulative[..., :-1] - cumulative[..., 1:])
+
+    def figure(self) -> Any:
+        """The halo mass function by density."""
+        return plots.mass_function_by_density(
+            self.edges / np.log(10.0),
+            self.labels,
+            self.observed,
+            np.quantile(self.expected, (0.16, 0.5, 0.84), axis=0),
+            self.volumes,
+        )
