@@ -1,0 +1,92 @@
+"""Sample the initial field and the bias parameters, given a halo catalogue.
+
+Usage: ``python -m experiments.infer --catalogue halos.h5 --grid 32 --output runs/mine``
+
+The same command again goes on where the run stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from absl import flags
+
+from experiments import options
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("output", None, "Folder of the run.", required=True)
+flags.DEFINE_string(
+    "pretrained",
+    None,
+    "File of fitted parameters to start with; by default every chain fits random parameters to "
+    "its own random field.",
+)
+flags.DEFINE_integer("num_warmup", 200, "Sweeps of warm-up.")
+flags.DEFINE_integer("num_samples", 400, "Sweeps that count.")
+flags.DEFINE_integer("num_chains", 2, "Independent chains.")
+flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_integer("field_leapfrog_steps", 32, "Gradients per trajectory of the field.")
+flags.DEFINE_integer("bias_leapfrog_steps", 5, "Gradients per trajectory of the parameters.")
+flags.DEFINE_integer("bias_steps", 3, "Trajectories of the parameters per sweep.")
+flags.DEFINE_integer("field_every", 10, "Sweeps between stored fields.")
+flags.DEFINE_float("max_minutes", None, "Stop after so many minutes; the same command goes on.")
+options.define_model_flags()
+
+
+def main() -> None:
+    """Run or go on."""
+    catalogue = options.read_catalogue()
+    config = options.config_from_flags()
+
+    from npe_tf.catalogue import read_fields
+    from npe_tf.fourier import truncate
+    from npe_tf.inference import Progress, Settings, run_inference
+    from npe_tf.pretraining import load_parameters
+
+    settings = Settings(
+        num_warmup=FLAGS.num_warmup,
+        num_samples=FLAGS.num_samples,
+        num_chains=FLAGS.num_chains,
+        seed=FLAGS.seed,
+        field_leapfrog_steps=FLAGS.field_leapfrog_steps,
+        bias_leapfrog_steps=FLAGS.bias_leapfrog_steps,
+        bias_steps=FLAGS.bias_steps,
+        field_every=FLAGS.field_every,
+    )
+    completeness = options.read_completeness()
+    posterior = config.build(catalogue, completeness)
+    theta = None if FLAGS.pretrained is None else load_parameters(FLAGS.pretrained, posterior.bias)
+    path = options.catalogue_path()
+    constants: dict[str, Any] = {"counts": posterior.likelihood.counts}
+    if completeness is not None:
+        constants["completeness"] = completeness
+    truth = read_fields(path).get("delta_linear")
+    if truth is not None and truth.shape[0] >= FLAGS.grid:
+        constants["true_delta_linear"] = truncate(truth, FLAGS.grid)
+
+    line = options.ProgressLine(sys.stdout)
+
+    def report(progress: Progress) -> None:
+        line(progress.line(), last=progress.sweep == progress.num_sweeps)
+
+    run_inference(
+        posterior,
+        settings,
+        FLAGS.output,
+        initial_theta=theta,
+        attributes={
+            **config.to_attributes(),
+            "catalogue": str(path.resolve()) if FLAGS.catalogue != options.SHIPPED else path.name,
+            "catalogue_sha256": options.checksum(path),
+        },
+        constants=constants,
+        report=report,
+        say=lambda text: print(text, flush=True),
+        max_seconds=None if FLAGS.max_minutes is None else 60.0 * FLAGS.max_minutes,
+    )
+
+
+if __name__ == "__main__":
+    options.run_main(main)

@@ -1,0 +1,84 @@
+"""Fit the bias parameters to a catalogue against a given density field.
+
+Usage: ``python -m experiments.pretrain --catalogue halos.h5 --grid 32 --output runs/pretrained.h5``
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+
+from experiments import options
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("output", "runs/pretrained.h5", "File for the fitted parameters.")
+flags.DEFINE_enum(
+    "density",
+    "final",
+    ["final", "linear"],
+    "Field of the catalogue's file to fit against: the simulation's own density, or the model's "
+    "gravity run from its linear field.",
+)
+flags.DEFINE_string("optimizer", "adam", "Any Keras optimiser, by name.")
+flags.DEFINE_float("learning_rate", 0.03, "Of the Keras optimiser.")
+flags.DEFINE_integer("num_steps", 300, "Steps of the Keras optimiser for each start.")
+flags.DEFINE_integer("num_polish", 600, "Most L-BFGS iterations for each start.")
+flags.DEFINE_integer("num_starts", 5, "Random starts.")
+flags.DEFINE_integer("seed", 0, "Of the starts.")
+options.define_model_flags()
+
+
+def main() -> None:
+    """Fit and save."""
+    catalogue = options.read_catalogue()
+    config = options.config_from_flags(dtype="float64")
+
+    import keras
+    import tensorflow as tf
+
+    from npe_tf.catalogue import read_fields
+    from npe_tf.fourier import truncate
+    from npe_tf.painting import coarsen
+    from npe_tf.pretraining import pretrain, save_parameters
+
+    posterior = config.build(catalogue, options.read_completeness())
+    fields = read_fields(options.catalogue_path())
+    name = f"delta_{FLAGS.density}"
+    if name not in fields:
+        raise ValueError(
+            f"Invalid value for argument `density`. Expected a catalogue with fields/{name}. "
+            f"Received: fields {sorted(fields)}"
+        )
+    if FLAGS.density == "final":
+        delta = coarsen(fields[name], FLAGS.grid)
+    else:
+        linear = truncate(fields[name], FLAGS.grid)
+        modes = np.fft.rfftn(linear) * posterior.grid.alive
+        delta = posterior.gravity(tf.constant(modes)).numpy()
+
+    optimizer = keras.optimizers.get(
+        {"class_name": FLAGS.optimizer, "config": {"learning_rate": FLAGS.learning_rate}}
+    )
+    print(
+        f"{posterior.likelihood.num_haloes} haloes above {FLAGS.mass_threshold:.3g} Msun/h on "
+        f"{FLAGS.grid}^3, {posterior.bias.parameters.size} parameters",
+        flush=True,
+    )
+    fitted = pretrain(
+        posterior.bias,
+        posterior.likelihood,
+        delta,
+        optimizer=optimizer,
+        num_steps=FLAGS.num_steps,
+        num_polish=FLAGS.num_polish,
+        num_starts=FLAGS.num_starts,
+        seed=FLAGS.seed,
+        report=lambda line: print(line, flush=True),
+    )
+    save_parameters(FLAGS.output, fitted, posterior.bias, config.to_attributes())
+    print(f"best log L = {fitted.log_likelihood:.1f}; parameters in {FLAGS.output}")
+
+
+if __name__ == "__main__":
+    options.run_main(main)

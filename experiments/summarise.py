@@ -1,0 +1,46 @@
+"""Print what a run found and draw its figures.
+
+Usage: ``python -m experiments.summarise --run runs/mine``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import options
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("run", None, "Folder of the run.", required=True)
+flags.DEFINE_string("figures", None, "Folder for the figures; by default <run>/figures.")
+flags.DEFINE_string("catalogue", None, "The catalogue, if it is no longer where the run found it.")
+
+
+def main() -> None:
+    """Summarise."""
+    from npe_tf.catalogue import Catalogue
+    from npe_tf.chain_store import CHAIN_FILE, ChainStore
+    from npe_tf.datasets import nbody_box_path
+    from npe_tf.summary import summarise
+
+    with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
+        attributes = dict(store.attributes)
+    shipped = Path(nbody_box_path())
+    recorded = str(attributes["catalogue"])
+    path = Path(FLAGS.catalogue or (shipped if recorded == shipped.name else recorded))
+    catalogue = Catalogue.read_hdf5(path)
+    if options.checksum(path) != attributes["catalogue_sha256"]:
+        raise ValueError(
+            "Invalid value for argument `catalogue`. Expected the file the run is about (SHA-256 "
+            f"{attributes['catalogue_sha256']}). Received: {path}, another file"
+        )
+    figures = Path(FLAGS.figures or Path(FLAGS.run) / "figures")
+    summary = summarise(FLAGS.run, catalogue, figures)
+    print(summary.text)
+    print(f"\n{len(summary.figures)} figures in {figures}")
+
+
+if __name__ == "__main__":
+    options.run_main(main)
