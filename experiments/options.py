@@ -35,6 +35,7 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_float("mass_threshold", 2e12, "Smallest halo mass used [Msun/h].")
     flags.DEFINE_integer("supersampling", 1, "Particles per cell along each side.")
+    flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
     flags.DEFINE_float("scale_factor", 1.0, "Scale factor of the catalogue.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
     flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
@@ -60,6 +61,7 @@ def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
         ),
         scale_factor=FLAGS.scale_factor,
         supersampling=FLAGS.supersampling,
+        mass_assignment=FLAGS.mass_assignment,
         padding=FLAGS.padding,
         kernel_size=FLAGS.kernel_size,
         num_components=FLAGS.num_components,

@@ -4,12 +4,16 @@ Each sweep visits two blocks, as BORG does. The white noise is moved by Hamilton
 a mass matrix that is diagonal in Fourier space, one value per shell of wavenumber; the bias
 parameters by quasi-Newton Hamiltonian Monte Carlo with a limited-memory BFGS inverse Hessian.
 
-Warm-up is cut into windows of growing length. At the start of each the curvature of both blocks is
+Warm-up has three parts. In the first the field is annealed from its prior: the likelihood is raised
+to a power that grows to one, and the parameters stand still, so that the largest scales, which the
+haloes fix best, find their place before the small ones could lock them. In the second both blocks
+move and learn. The third only burns in what was learnt; from then on nothing adapts.
+
+The first two parts are cut into windows. At the start of each the curvature of both blocks is
 measured where the chain stands: probes per shell for the field, Hessian-vector products for the
 parameters. Within a window the step sizes adapt to their target acceptance (dual averaging,
 Nesterov 2009 as in Hoffman & Gelman 2014, section 3.2) and the trajectories of the parameters
-update their BFGS history. The last part of the warm-up only burns in what was learnt; afterwards
-nothing adapts.
+update their BFGS history.
 
 Chains are independent and take turns. After every sweep all that is needed to go on is committed to
 the chain file, so that a run can be killed at any instant, and a resumed run is the same to the
@@ -22,6 +26,7 @@ import dataclasses
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +47,12 @@ from samplers import (
     QuasiNewtonAdaptation,
     QuasiNewtonHMC,
     ShellVariance,
+    refresh_target,
     shell_curvature,
 )
 from samplers.results import find_innermost, find_outermost, replace_innermost
 
-__all__ = ["Progress", "Settings", "run_inference", "warmup_windows"]
+__all__ = ["Progress", "Settings", "WarmupPlan", "run_inference"]
 
 Tensor = Any
 Array = NDArray[Any]
@@ -54,6 +60,8 @@ Array = NDArray[Any]
 _FIELD, _BIAS = 0, 1
 _BFGS_MEMORY = 40
 _NUM_PROBES = 2
+_ANNEALING_FRACTION = 0.4
+_ANNEALING_WINDOWS = 7
 _FIRST_WINDOW = 8
 _SETTLING_FRACTION = 0.15
 
@@ -73,6 +81,8 @@ class Settings:
         field_target_accept: acceptance that the field's step size is tuned to.
         bias_target_accept: the same for the parameters.
         field_every: sweeps between stored fields.
+        annealing_start: power of the likelihood in the first sweep of the warm-up; 1 for a warm-up
+            without annealing.
     """
 
     num_warmup: int = 200
@@ -85,6 +95,7 @@ class Settings:
     field_target_accept: float = 0.7
     bias_target_accept: float = 0.8
     field_every: int = 10
+    annealing_start: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -102,6 +113,11 @@ class Settings:
                     f"Invalid value for argument `{name}`. Expected a number in (0, 1). Received: "
                     f"{name}={value!r}"
                 )
+        if not 0 < self.annealing_start <= 1:
+            raise ValueError(
+                "Invalid value for argument `annealing_start`. Expected a number in (0, 1]. "
+                f"Received: annealing_start={self.annealing_start!r}"
+            )
 
     @property
     def num_sweeps(self) -> int:
@@ -117,22 +133,45 @@ def _check_integer(name: str, value: Any, smallest: int) -> None:
         )
 
 
-def warmup_windows(num_warmup: int) -> tuple[tuple[int, ...], int]:
-    """Cut the warm-up into windows that double in length.
+@dataclasses.dataclass(frozen=True)
+class WarmupPlan:
+    """What happens at which sweep of the warm-up.
 
-    Args:
-        num_warmup: sweeps of warm-up.
-
-    Returns:
-        First sweep of each window, and the sweep from which on nothing adapts; the rest of the
-        warm-up settles with what was learnt.
+    Attributes:
+        annealed: first sweep at the full likelihood, in which the parameters begin to move.
+        windows: first sweep of each window.
+        frozen: sweep from which on nothing adapts.
+        annealing_start: power of the likelihood in sweep 0.
     """
-    frozen = num_warmup - int(_SETTLING_FRACTION * num_warmup)
-    starts, length = [0], _FIRST_WINDOW
-    while starts[-1] + 3 * length <= frozen:
-        starts.append(starts[-1] + length)
-        length *= 2
-    return tuple(starts), frozen
+
+    annealed: int
+    windows: tuple[int, ...]
+    frozen: int
+    annealing_start: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> WarmupPlan:
+        """Cut a warm-up into its parts and windows.
+
+        Annealing takes windows of equal length, in each of which the power of the likelihood
+        about doubles; after it they double in length.
+        """
+        warmup = settings.num_warmup
+        frozen = warmup - int(_SETTLING_FRACTION * warmup)
+        annealed = int(_ANNEALING_FRACTION * warmup) if settings.annealing_start < 1 else 0
+        pieces = min(_ANNEALING_WINDOWS, annealed)
+        windows = [annealed * piece // pieces for piece in range(pieces)]
+        start, length = annealed, _FIRST_WINDOW
+        while start == annealed or start + 2 * length <= frozen:
+            windows.append(start)
+            start, length = start + length, 2 * length
+        return cls(annealed, tuple(windows), frozen, settings.annealing_start)
+
+    def inverse_temperature(self, sweep: int) -> float:
+        """Power of the likelihood in a sweep."""
+        if sweep >= self.annealed:
+            return 1.0
+        return float(self.annealing_start ** (1.0 - sweep / self.annealed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +222,8 @@ class _StepSize:
     log_average: float = 0.0
     count: int = 0
 
-    _SHRINKAGE = 0.05
+    # four times the usual: one acceptance in a sweep, often 0 or 1, is a noisy guide
+    _SHRINKAGE = 0.2
     _OFFSET = 10
     _DECAY = 0.75
 
@@ -227,8 +267,8 @@ class _Engine:
         self.num_shells = live_shells + 1
         memory = max(_BFGS_MEMORY, posterior.bias.parameters.size + 10)
         self.bias_curvature = LimitedMemoryInverseHessian(memory=memory)
-        _, frozen = warmup_windows(settings.num_warmup)
-        adaptation_steps = frozen * settings.bias_steps
+        self.plan = WarmupPlan.of(settings)
+        adaptation_steps = (self.plan.frozen - self.plan.annealed) * settings.bias_steps
 
         def field_kernel(target: Any) -> Any:
             return QuasiNewtonHMC(
@@ -251,6 +291,7 @@ class _Engine:
             )
             return QuasiNewtonAdaptation(kernel, num_adaptation_steps=adaptation_steps)
 
+        self.field_kernel = field_kernel
         self.kernel = BlockGibbs(
             None,
             [
@@ -264,6 +305,7 @@ class _Engine:
             ],
         )
         self.sweep = tf.function(self._sweep)
+        self.anneal = tf.function(self._anneal)
         self.bootstrap = tf.function(self._bootstrap)
         self.probe_field = tf.function(self._probe_field)
         self.bias_hessian = tf.function(self._bias_hessian)
@@ -276,18 +318,33 @@ class _Engine:
         (white_noise, theta), results = self.kernel.one_step(
             [white_noise, theta], results, seed=seed
         )
-        accept = [
-            tf.exp(tf.minimum(find_outermost(block, "log_accept_ratio"), 0.0))
-            for block in results.block_results
-        ]
-        return white_noise, theta, results, accept
+        accept = [_acceptance(block) for block in results.block_results]
+        return white_noise, theta, results, results.target_log_prob, accept
+
+    def _anneal(
+        self, white_noise: Tensor, theta: Tensor, results: Any, seed: Tensor, beta: Tensor
+    ) -> Any:
+        """Move the field alone, the likelihood raised to the power beta."""
+        kernel = self.field_kernel(self.posterior.given_parameters(theta, beta))
+        field, *others = results.block_results
+        field = refresh_target(field, kernel.bootstrap_results(white_noise))
+        white_noise, field = kernel.one_step(white_noise, field, seed=seed)
+        results = results._replace(block_results=(field, *others))
+        log_prob = self.posterior.log_prob(white_noise, theta)
+        not_moved = tf.constant(np.nan, log_prob.dtype)
+        return white_noise, theta, results, log_prob, [_acceptance(field), not_moved]
 
     def _probe_field(
-        self, white_noise: Tensor, theta: Tensor, displacement: Tensor, seed: Tensor
+        self,
+        white_noise: Tensor,
+        theta: Tensor,
+        displacement: Tensor,
+        seed: Tensor,
+        beta: Tensor,
     ) -> Tensor:
         """Curvature of -log posterior in each shell; at least that of the prior."""
         return shell_curvature(
-            self.posterior.given_parameters(theta),
+            self.posterior.given_parameters(theta, beta),
             white_noise,
             self.field_curvature,
             seed,
@@ -314,6 +371,13 @@ class _Engine:
     def _evolved(self, white_noise: Tensor) -> tuple[Tensor, Tensor]:
         """Linear and evolved overdensity."""
         return self.posterior.initial_field(white_noise), self.posterior.density(white_noise)
+
+
+def _acceptance(results: Any) -> Tensor:
+    """Probability with which the last proposal of a kernel was accepted; 0 if it is NaN."""
+    ratio = tf.cast(find_outermost(results, "log_accept_ratio"), tf.float64)
+    probability = tf.exp(tf.minimum(ratio, 0.0))
+    return tf.where(tf.math.is_nan(probability), tf.zeros_like(probability), probability)
 
 
 class _Chain:
@@ -344,10 +408,11 @@ class _Chain:
         if theta is None:
             rng_seed = int(np.random.SeedSequence([self.engine.settings.seed, self.number])
                            .generate_state(1)[0])  # fmt: skip
+            delta = posterior.density(white_noise).numpy()
             fitted = pretrain(
                 posterior.bias,
-                posterior.likelihood,
-                posterior.density(white_noise),
+                posterior.likelihood.abundance_matched(delta),
+                delta,
                 num_steps=150,
                 num_polish=100,
                 num_starts=1,
@@ -355,8 +420,8 @@ class _Chain:
                 seed=rng_seed,
             )
             report(
-                f"chain {self.number}: parameters fitted to the chain's own first field, "
-                f"log L = {fitted.log_likelihood:.1f}"
+                f"chain {self.number}: parameters fitted to the chain's own first field, haloes "
+                f"moved to where it is dense: log L = {fitted.log_likelihood:.1f}"
             )
             theta = fitted.theta
         self.state = [white_noise, tf.constant(theta, dtype)]
@@ -380,24 +445,31 @@ class _Chain:
             theta,
             tf.constant(displacement, engine.dtype),
             self._fold(2**30 + 1 + sweep),
+            tf.constant(engine.plan.inverse_temperature(sweep), tf.float64),
         ).numpy()
         self.variance = 1.0 / curvature.astype(np.float64)
-        hessian = engine.bias_hessian(white_noise, theta).numpy().astype(np.float64)
+        field, bias = self.results.block_results
+        field = replace_innermost(
+            field, "inverse_hessian", ShellVariance(tf.constant(self.variance, engine.dtype))
+        )
+        if sweep >= engine.plan.annealed:
+            bias = self._with_measured_hessian(bias)
+        self.results = self.results._replace(block_results=(field, bias))
+        self.steps = [_StepSize(step.average) for step in self.steps]
+        self._set_steps([step.centre for step in self.steps])
+
+    def _with_measured_hessian(self, bias: Any) -> Any:
+        """Kernel results of the parameters with the Hessian of where the chain stands."""
+        engine = self.engine
+        hessian = engine.bias_hessian(*self.state).numpy().astype(np.float64)
         values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
         # Noise of the precision and saddle directions must not make B indefinite.
         floor = max(engine.posterior.prior_scale**-2, 1e-7 * values[-1])
         values = np.maximum(np.abs(values), floor)
         history = engine.bias_curvature.from_hessian((vectors * values) @ vectors.T)
-        field, bias = self.results.block_results
-        field = replace_innermost(
-            field, "inverse_hessian", ShellVariance(tf.constant(self.variance, engine.dtype))
-        )
         old = find_innermost(bias, "inverse_hessian")
         history = tf.nest.map_structure(lambda new, like: tf.cast(new, like.dtype), history, old)
-        bias = replace_innermost(bias, "inverse_hessian", history)
-        self.results = self.results._replace(block_results=(field, bias))
-        self.steps = [_StepSize(step.average) for step in self.steps]
-        self._set_steps([step.centre for step in self.steps])
+        return replace_innermost(bias, "inverse_hessian", history)
 
     def _set_steps(self, sizes: list[float]) -> None:
         blocks = []
@@ -408,33 +480,36 @@ class _Chain:
 
     def advance(self, sweep: int) -> dict[str, Any]:
         """One sweep; returns what the chain file keeps of it."""
-        settings = self.engine.settings
-        windows, frozen = warmup_windows(settings.num_warmup)
-        if sweep in windows:
+        engine, settings, plan = self.engine, self.engine.settings, self.engine.plan
+        if sweep in plan.windows:
             self.open_window(sweep)
         used = [float(find_innermost(b, "step_size")) for b in self.results.block_results]
-        white_noise, theta, self.results, accept = self.engine.sweep(
-            *self.state, self.results, self._fold(sweep)
-        )
+        arguments = (*self.state, self.results, self._fold(sweep))
+        if sweep < plan.annealed:
+            beta = tf.constant(plan.inverse_temperature(sweep), tf.float64)
+            outcome = engine.anneal(*arguments, beta)
+        else:
+            outcome = engine.sweep(*arguments)
+        white_noise, theta, self.results, log_posterior, accept = outcome
         self.state = [white_noise, theta]
-        acceptance = [float(a) if np.isfinite(a) else 0.0 for a in accept]
-        if sweep < frozen:
+        acceptance = [float(a) for a in accept]
+        if sweep < plan.frozen:
             targets = (settings.field_target_accept, settings.bias_target_accept)
             tried = [
-                step.update(a, target)
+                step.centre if np.isnan(a) else step.update(a, target)
                 for step, a, target in zip(self.steps, acceptance, targets, strict=True)
             ]
-            last = sweep + 1 == frozen
+            last = sweep + 1 == plan.frozen
             self._set_steps([step.average for step in self.steps] if last else tried)
-        initial, final = (np.asarray(f) for f in self.engine.evolved(white_noise))
+        initial, final = (np.asarray(f) for f in engine.evolved(white_noise))
         if sweep >= settings.num_warmup:
             self._accumulate(initial, final)
-        grid = self.engine.posterior.grid
+        grid = engine.posterior.grid
         modes = np.fft.rfftn(initial)
         power = grid.shell_mean(np.abs(modes) ** 2) * grid.volume / grid.num_cells**6
         return {
             "theta": theta.numpy(),
-            "log_posterior": float(self.results.target_log_prob),
+            "log_posterior": float(log_posterior),
             "acceptance": acceptance,
             "step_size": used,
             "power": power,
@@ -639,7 +714,10 @@ def _loop(
             )
             accept = np.mean([row["acceptance"] for row in rows], axis=0)
             recent = [*recent[-19:], (time.monotonic() - started, accept[0], accept[1])]
-            seconds, field, bias = np.mean(recent, axis=0)
+            with warnings.catch_warnings():
+                # while the field is annealed the parameters have no acceptance
+                warnings.simplefilter("ignore", RuntimeWarning)
+                seconds, field, bias = np.nanmean(recent, axis=0)
             if report:
                 report(
                     Progress(

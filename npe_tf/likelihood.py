@@ -7,6 +7,7 @@ C the completeness.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,6 @@ class PoissonLikelihood:
                 f"{grid.num_cells}. Received: margin={margin}"
             )
         self.shape = (num_kept,) * 3
-        inside = slice(margin, margin + num_kept)
 
         selected = catalogue.above(mass_threshold)
         voxel = np.stack(np.unravel_index(selected.voxel_index(grid.num_cells), grid.shape))
@@ -108,7 +108,7 @@ class PoissonLikelihood:
                     "Invalid value for argument `completeness`. Expected values in [0, 1]. "
                     f"Received: values from {np.min(window)} to {np.max(window)}"
                 )
-            window = window[inside, inside, inside]
+            window = self.interior(window)
             at_haloes = window.ravel()[self.voxels]
             if np.any(at_haloes == 0):
                 lost = np.flatnonzero(at_haloes == 0)
@@ -120,6 +120,50 @@ class PoissonLikelihood:
                 )
             self._completeness = window
             self._log_completeness = float(np.sum(np.log(at_haloes)))
+
+    @property
+    def completeness(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Completeness of the voxels that count, of shape `shape`."""
+        return np.ones(self.shape) if self._completeness is None else self._completeness
+
+    def interior(self, field: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The voxels of a field `[N, N, N]` that count, of shape `shape`."""
+        margin = (self.grid.num_cells - self.shape[0]) // 2
+        inside = slice(margin, margin + self.shape[0])
+        return np.asarray(field, dtype=np.float64)[inside, inside, inside]
+
+    def abundance_matched(self, delta: ArrayLike, smoothing: float = 8.0) -> PoissonLikelihood:
+        """The likelihood of the same haloes, moved to where a field unrelated to them is dense.
+
+        Voxels are ranked by the smoothed number of haloes per completeness and by `delta`; the
+        haloes of each go to the voxel of equal rank. Bias parameters fitted to the result know
+        that haloes live in dense places, and how strongly, before any field is known.
+
+        Args:
+            delta: overdensity `[N, N, N]`, for instance a draw from the prior.
+            smoothing: of the haloes, standard deviation of a Gaussian [Mpc/h]. Less of it takes
+                more of the haloes' shot noise for structure.
+
+        Returns:
+            A likelihood that differs in `voxels` only.
+        """
+        completeness = self.completeness
+        k = [2.0 * np.pi * np.fft.fftfreq(n, self.grid.cell_size) for n in self.shape]
+        squared = sum(np.square(np.meshgrid(*k, indexing="ij")))
+        kernel = np.exp(-0.5 * smoothing**2 * squared)
+        found, possible = (
+            np.fft.ifftn(np.fft.fftn(field) * kernel).real for field in (self.counts, completeness)
+        )
+        seen = np.flatnonzero(completeness)
+        score = (found / np.maximum(possible, 1e-3)).ravel()[seen]
+        density = self.interior(delta).ravel()[seen]
+        destination = np.zeros(completeness.size, dtype=np.int64)
+        destination[seen[np.argsort(score, kind="stable")]] = seen[
+            np.argsort(density, kind="stable")
+        ]
+        moved = copy.copy(self)
+        moved.voxels = destination[self.voxels]
+        return moved
 
     @property
     def counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:

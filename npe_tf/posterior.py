@@ -128,13 +128,25 @@ class FieldPosterior:
             + self.log_prior_parameters(theta)
         )
 
-    def given_parameters(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
-        """Log density of the white noise given theta (and the catalogue)."""
+    def given_parameters(
+        self, theta: Tensor, inverse_temperature: Tensor = 1.0
+    ) -> Callable[[Tensor], Tensor]:
+        """Log density of the white noise given theta (and the catalogue).
+
+        Args:
+            theta: `[size]`.
+            inverse_temperature: power to which the likelihood is raised, scalar; below one the
+                field is annealed, at zero it is the prior's.
+
+        Returns:
+            Function from white noise `[N, N, N]` to a float64 scalar.
+        """
         prior = self.log_prior_parameters(theta)
+        beta = tf.cast(inverse_temperature, tf.float64)
 
         def log_prob(white_noise: Tensor) -> Tensor:
             likelihood = self.log_likelihood(self.density(white_noise), theta)
-            return likelihood + self.log_prior_field(white_noise) + prior
+            return beta * likelihood + self.log_prior_field(white_noise) + prior
 
         return log_prob
 
@@ -160,6 +172,7 @@ class PosteriorConfig:
         cosmology: background and linear power.
         scale_factor: epoch of the catalogue.
         supersampling: particles per cell and side, see `Zeldovich`.
+        mass_assignment: ``"tsc"`` or ``"cic"``, see `Zeldovich`.
         padding: ``"periodic"`` or ``"valid"``, see `PoissonLikelihood`.
         kernel_size: extent of the l=0 kernel, odd.
         num_components: components of the mass function.
@@ -174,6 +187,7 @@ class PosteriorConfig:
     cosmology: Cosmology = dataclasses.field(default_factory=Cosmology)
     scale_factor: float = 1.0
     supersampling: int = 1
+    mass_assignment: str = "tsc"
     padding: str = "periodic"
     kernel_size: int = 3
     num_components: int = 2
@@ -208,6 +222,7 @@ class PosteriorConfig:
                 self.cosmology,
                 scale_factor=self.scale_factor,
                 supersampling=self.supersampling,
+                mass_assignment=self.mass_assignment,
             ),
             self.build_bias(),
             likelihood,

@@ -207,9 +207,7 @@ class _Report:
     ) -> list[Path]:
         counts = np.zeros(self.grid.shape)
         likelihood = self.posterior.likelihood
-        margin = (self.grid.num_cells - likelihood.shape[0]) // 2
-        inside = slice(margin, margin + likelihood.shape[0])
-        counts[inside, inside, inside] = likelihood.counts
+        likelihood.interior(counts)[...] = likelihood.counts
         final_mean, final_sd = self.moments("final")
         fine_k = self.grid.shell_wavenumber()
         prior = self.grid.shell_mean(
@@ -259,9 +257,7 @@ class _Environments:
     def __init__(self, report: _Report) -> None:
         likelihood = report.posterior.likelihood
         grid = report.grid
-        margin = (grid.num_cells - likelihood.shape[0]) // 2
-        inside = slice(margin, margin + likelihood.shape[0])
-        density = 1.0 + report.moments("final")[0][inside, inside, inside].ravel()
+        density = 1.0 + likelihood.interior(report.moments("final")[0]).ravel()
         quantiles = np.quantile(density, (0.5, 0.8, 0.95))
         self.environment = np.digitize(density, quantiles)
         self.labels = ["emptiest 50%", "next 30%", "next 15%", "densest 5%"]

@@ -232,7 +232,7 @@ class BlockGibbs(tfp.mcmc.TransitionKernel):
         make_target = self.blocks[index].make_target
         if make_target is not None:
             return make_target(*fixed)
-        joint: TargetLogProbFn = self._parameters["target_log_prob_fn"]
+        joint = self._parameters["target_log_prob_fn"]
         before, after = fixed[:index], fixed[index + 1 :]
 
         def conditional(*part: Tensor) -> Tensor:
