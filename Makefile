@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+DEMO   := runs/demo
 
 export TF_CPP_MIN_LOG_LEVEL = 2
 
@@ -26,8 +27,14 @@ $(STAMP): setup.cfg pyproject.toml
 	$(PY) -m pip install --quiet --editable '.[test,plots]'
 	@touch $@
 
-demo: $(STAMP)  ## from the shipped catalogue to a posterior and its figures
-	$(PY) -m experiments.demo
+# The same commands serve any catalogue; run again, the second goes on where it stopped.
+demo: $(STAMP) $(DEMO)/pretrained.h5  ## from the shipped catalogue to a posterior and its figures
+	$(PY) -m experiments.infer --grid=32 --pretrained=$(DEMO)/pretrained.h5 --output=$(DEMO) \
+	  --num_warmup=120 --num_samples=200
+	$(PY) -m experiments.summarise --run=$(DEMO)
+
+$(DEMO)/pretrained.h5: | $(STAMP)
+	$(PY) -m experiments.pretrain --grid=32 --num_starts=1 --output=$@
 
 test: $(STAMP)  ## the tests, without the slow ones
 	$(PY) -m pytest

@@ -20,17 +20,24 @@ flags.DEFINE_string("output", None, "Folder of the run.", required=True)
 flags.DEFINE_string(
     "pretrained",
     None,
-    "File of fitted parameters to start with; by default every chain fits random parameters to "
-    "its own random field.",
+    "File of fitted parameters to start with; by default every chain fits its own, to its own "
+    "random field with the haloes moved to where that is dense.",
 )
-flags.DEFINE_integer("num_warmup", 200, "Sweeps of warm-up.")
-flags.DEFINE_integer("num_samples", 400, "Sweeps that count.")
-flags.DEFINE_integer("num_chains", 2, "Independent chains.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
-flags.DEFINE_integer("field_leapfrog_steps", 32, "Gradients per trajectory of the field.")
-flags.DEFINE_integer("bias_leapfrog_steps", 5, "Gradients per trajectory of the parameters.")
-flags.DEFINE_integer("bias_steps", 3, "Trajectories of the parameters per sweep.")
-flags.DEFINE_integer("field_every", 10, "Sweeps between stored fields.")
+flags.DEFINE_integer("num_warmup", 200, "Sweeps of warm-up.", lower_bound=2)
+flags.DEFINE_integer("num_samples", 400, "Sweeps that count.", lower_bound=1)
+flags.DEFINE_integer("num_chains", 2, "Independent chains.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+flags.DEFINE_integer(
+    "field_leapfrog_steps", 32, "Gradients per trajectory of the field.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "bias_leapfrog_steps", 5, "Gradients per trajectory of the parameters.", lower_bound=1
+)
+flags.DEFINE_integer("bias_steps", 3, "Trajectories of the parameters per sweep.", lower_bound=1)
+flags.DEFINE_integer("field_every", 10, "Sweeps between stored fields.", lower_bound=1)
+flags.DEFINE_float(
+    "annealing_start", 0.01, "Power of the likelihood at the start of the warm-up; 1: no annealing."
+)
 flags.DEFINE_float("max_minutes", None, "Stop after so many minutes; the same command goes on.")
 options.define_model_flags()
 
@@ -38,7 +45,8 @@ options.define_model_flags()
 def main() -> None:
     """Run or go on."""
     catalogue = options.read_catalogue()
-    config = options.config_from_flags()
+    completeness = options.read_completeness()
+    options.import_tensorflow_quietly()
 
     from npe_tf.catalogue import read_fields
     from npe_tf.fourier import truncate
@@ -54,8 +62,9 @@ def main() -> None:
         bias_leapfrog_steps=FLAGS.bias_leapfrog_steps,
         bias_steps=FLAGS.bias_steps,
         field_every=FLAGS.field_every,
+        annealing_start=FLAGS.annealing_start,
     )
-    completeness = options.read_completeness()
+    config = options.config_from_flags()
     posterior = config.build(catalogue, completeness)
     theta = None if FLAGS.pretrained is None else load_parameters(FLAGS.pretrained, posterior.bias)
     path = options.catalogue_path()

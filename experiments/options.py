@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging as standard_logging
 import os
+import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import flags, logging
+from absl import app, flags, logging
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
-from npe_tf.posterior import PosteriorConfig
+
+if TYPE_CHECKING:
+    from npe_tf.posterior import PosteriorConfig
 
 FLAGS = flags.FLAGS
 
@@ -29,12 +35,18 @@ def define_model_flags() -> None:
         f"HDF5 halo catalogue (halos/position, halos/mass, attribute box_size); '{SHIPPED}' is the "
         "one that comes with the package.",
     )
-    flags.DEFINE_integer("grid", 32, "Cells along each side of the mesh; even.")
+    flags.DEFINE_integer("grid", 32, "Cells along each side of the mesh; even.", lower_bound=4)
+    flags.register_validator("grid", lambda n: n % 2 == 0, "expected an even number of cells")
     flags.DEFINE_float(
         "box_size", None, "Side of the box [Mpc/h]; by default the catalogue's own attribute."
     )
+    flags.register_validator(
+        "box_size", lambda size: size is None or size > 0, "expected a positive length in Mpc/h"
+    )
     flags.DEFINE_float("mass_threshold", 2e12, "Smallest halo mass used [Msun/h].")
-    flags.DEFINE_integer("supersampling", 1, "Particles per cell along each side.")
+    flags.DEFINE_integer(
+        "supersampling", 1, "Particles per cell along each side.", lower_bound=1, upper_bound=8
+    )
     flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
     flags.DEFINE_float("scale_factor", 1.0, "Scale factor of the catalogue.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
@@ -53,6 +65,8 @@ def define_model_flags() -> None:
 
 def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
     """The model that the flags describe."""
+    from npe_tf.posterior import PosteriorConfig
+
     return PosteriorConfig(
         num_cells=FLAGS.grid,
         mass_threshold=FLAGS.mass_threshold,
@@ -82,13 +96,7 @@ def catalogue_path() -> Path:
 
 def read_catalogue() -> Catalogue:
     """Read the catalogue and check it against the flags."""
-    catalogue = Catalogue.read_hdf5(catalogue_path())
-    if FLAGS.box_size is not None and not np.isclose(FLAGS.box_size, catalogue.box_size, rtol=1e-6):
-        raise ValueError(
-            f"Invalid value for argument `box_size`. Expected the catalogue's own "
-            f"{catalogue.box_size:g} Mpc/h. Received: box_size={FLAGS.box_size!r}"
-        )
-    return catalogue
+    return Catalogue.read_hdf5(catalogue_path(), box_size=FLAGS.box_size)
 
 
 def read_completeness() -> np.ndarray[Any, Any] | None:
@@ -131,19 +139,42 @@ class ProgressLine:
         self._stream.flush()
 
 
-def run_main(main: Any) -> None:
+def import_tensorflow_quietly() -> None:
+    """Import TensorFlow without what it prints about its own build; on failure print it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def run_main(main: Callable[[], None]) -> None:
     """Run a binary; an input error is one clear line and exit status 2, not a traceback."""
-    from absl import app
 
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+        # it tells every step of putting a font into a PDF
+        standard_logging.getLogger("fontTools").setLevel(standard_logging.WARNING)
         try:
             main()
         except (ValueError, OSError) as error:
             logging.debug("traceback", exc_info=True)
-            print(f"error: {error}", flush=True)
+            print(f"error: {error}", file=sys.stderr, flush=True)
             return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            return 130
         return 0
 
     app.run(guarded)

@@ -32,7 +32,8 @@ options.define_model_flags()
 def main() -> None:
     """Fit and save."""
     catalogue = options.read_catalogue()
-    config = options.config_from_flags(dtype="float64")
+    completeness = options.read_completeness()
+    options.import_tensorflow_quietly()
 
     import keras
     import tensorflow as tf
@@ -42,7 +43,8 @@ def main() -> None:
     from npe_tf.painting import coarsen
     from npe_tf.pretraining import pretrain, save_parameters
 
-    posterior = config.build(catalogue, options.read_completeness())
+    config = options.config_from_flags(dtype="float64")
+    posterior = config.build(catalogue, completeness)
     fields = read_fields(options.catalogue_path())
     name = f"delta_{FLAGS.density}"
     if name not in fields:

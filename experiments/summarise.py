@@ -23,19 +23,22 @@ def main() -> None:
     from npe_tf.catalogue import Catalogue
     from npe_tf.chain_store import CHAIN_FILE, ChainStore
     from npe_tf.datasets import nbody_box_path
-    from npe_tf.summary import summarise
 
     with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
         attributes = dict(store.attributes)
     shipped = Path(nbody_box_path())
     recorded = str(attributes["catalogue"])
     path = Path(FLAGS.catalogue or (shipped if recorded == shipped.name else recorded))
-    catalogue = Catalogue.read_hdf5(path)
+    catalogue = Catalogue.read_hdf5(path, box_size=float(attributes["box_size"]))
     if options.checksum(path) != attributes["catalogue_sha256"]:
         raise ValueError(
             "Invalid value for argument `catalogue`. Expected the file the run is about (SHA-256 "
             f"{attributes['catalogue_sha256']}). Received: {path}, another file"
         )
+    options.import_tensorflow_quietly()
+
+    from npe_tf.summary import summarise
+
     figures = Path(FLAGS.figures or Path(FLAGS.run) / "figures")
     summary = summarise(FLAGS.run, catalogue, figures)
     print(summary.text)

@@ -194,11 +194,13 @@ class Catalogue:
         return counts.reshape(n, n, n)
 
     @classmethod
-    def read_hdf5(cls, path: FilePath) -> Catalogue:
+    def read_hdf5(cls, path: FilePath, *, box_size: float | None = None) -> Catalogue:
         """Read a catalogue in the layout of this module's docstring.
 
         Args:
             path: the file.
+            box_size: side of the cube [Mpc/h], for a file that does not say; one that does must
+                agree.
 
         Returns:
             All its haloes.
@@ -209,22 +211,32 @@ class Catalogue:
             ValueError: if the file is not HDF5 or is damaged, lacks a dataset or the box size
                 (the message lists what is there), or its haloes are not valid.
         """
+        if box_size is not None:
+            box_size = _positive_number("box_size", box_size, "length in Mpc/h")
         with _open(path) as file:
-            if _BOX_SIZE not in file.attrs:
+            stated: Any = box_size
+            if _BOX_SIZE in file.attrs:
+                attribute = np.asarray(file.attrs[_BOX_SIZE])
+                # writers differ in whether a number is a scalar or an array of length one
+                stated = attribute.item() if attribute.size == 1 else attribute
+            elif box_size is None:
                 raise ValueError(
                     f"Invalid value for argument `path`. Expected the attribute {_BOX_SIZE!r} on "
                     f"the root group. Received: {os.fspath(path)!r} with the attributes "
                     f"{sorted(file.attrs)}"
                 )
-            attribute = np.asarray(file.attrs[_BOX_SIZE])
-            # writers differ in whether a number is a scalar or an array of length one
-            box_size: Any = attribute.item() if attribute.size == 1 else attribute
             positions = _read(file, _POSITION)
             mass = _read(file, _MASS)
         try:
-            return cls(positions, mass, box_size)
+            catalogue = cls(positions, mass, stated)
         except ValueError as error:
             raise ValueError(f"{error} (in the file {os.fspath(path)!r})") from error
+        if box_size is not None and not np.isclose(box_size, catalogue.box_size, rtol=1e-6):
+            raise ValueError(
+                f"Invalid value for argument `box_size`. Expected the {catalogue.box_size:g} "
+                f"Mpc/h of the file {os.fspath(path)!r}. Received: box_size={box_size:g}"
+            )
+        return catalogue
 
     def write_hdf5(self, path: FilePath, *, fields: Mapping[str, ArrayLike] | None = None) -> None:
         """Write the catalogue so that `read_hdf5` and `read_fields` can read it.

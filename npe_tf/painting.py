@@ -17,6 +17,8 @@ one axis at a time, and a transposition of the particles would cost as much as t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,8 +72,6 @@ _STENCILS = {"cic": _cloud_in_cell_stencil, "tsc": _triangular_stencil}
 MASS_ASSIGNMENTS = tuple(_STENCILS)
 
 
-# XLA scatters and gathers in loops two to three times faster than TensorFlow's own operations.
-@tf.function(jit_compile=True)
 def _assign(positions: Tensor, num_cells: int, scheme: str) -> Tensor:
     """Mass at each vertex, `[N, N, N]`."""
     stencil = _STENCILS[scheme](positions, num_cells)
@@ -91,7 +91,6 @@ def _assign(positions: Tensor, num_cells: int, scheme: str) -> Tensor:
     return tf.reshape(tf.add_n(shares), (num_cells,) * 3)
 
 
-@tf.function(jit_compile=True)
 def _gradient_at(mesh: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
     """Derivative of the interpolation of `mesh` at the particles, `[3, P]`.
 
@@ -121,6 +120,18 @@ def _gradient_at(mesh: Tensor, positions: Tensor, num_cells: int, scheme: str) -
     return tf.stack(total)
 
 
+@functools.cache
+def _compiled(num_cells: int, scheme: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`_assign` and `_gradient_at` for one mesh.
+
+    XLA scatters and gathers in loops two to three times faster than TensorFlow's own operations.
+    """
+    return (
+        tf.function(lambda x: _assign(x, num_cells, scheme), jit_compile=True),
+        tf.function(lambda m, x: _gradient_at(m, x, num_cells, scheme), jit_compile=True),
+    )
+
+
 def _paint(positions: Tensor, num_cells: int, scheme: str) -> Tensor:
     positions = tf.convert_to_tensor(positions)
     if len(positions.shape) != 2 or positions.shape[0] != 3:
@@ -129,12 +140,11 @@ def _paint(positions: Tensor, num_cells: int, scheme: str) -> Tensor:
             f"{tuple(positions.shape)}"
         )
 
+    assign, gradient_at = _compiled(num_cells, scheme)
+
     @tf.custom_gradient
     def paint(positions: Tensor) -> tuple[Tensor, Any]:
-        def grad(upstream: Tensor) -> Tensor:
-            return _gradient_at(upstream, positions, num_cells, scheme)
-
-        return _assign(positions, num_cells, scheme), grad
+        return assign(positions), lambda upstream: gradient_at(upstream, positions)
 
     return paint(positions)
 

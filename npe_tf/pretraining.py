@@ -208,7 +208,7 @@ class _Fit:
         self.prior_scale = prior_scale
         self.optimizer = optimizer or keras.optimizers.Adam(0.03)
         self.optimizer.build(bias.model.trainable_variables)
-        self._fresh = [np.array(v) for v in self.optimizer.variables]
+        self._fresh = [v.numpy() for v in self.optimizer.variables]
         self._value_and_gradient = tf.function(self._objective_and_gradient)
         self._train = tf.function(self._keras_steps)
         self._polish = tf.function(self._lbfgs_steps)

@@ -351,6 +351,17 @@ def test_ways_to_write_a_box_size(path, box_size):
     assert Catalogue.read_hdf5(path).box_size == 10.0
 
 
+def test_a_box_size_given_beside_the_file(path):
+    assert Catalogue.read_hdf5(path, box_size=10.0).box_size == 10.0
+    with pytest.raises(ValueError, match="`box_size`.*the 10 Mpc/h of the file.*=12"):
+        Catalogue.read_hdf5(path, box_size=12.0)
+    with pytest.raises(ValueError, match="`box_size`.*positive"):
+        Catalogue.read_hdf5(path, box_size=-10.0)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["box_size"]
+    assert Catalogue.read_hdf5(path, box_size=12.0).box_size == 12.0
+
+
 @pytest.mark.parametrize("box_size", [0.0, -10.0, np.nan, [10.0, 10.0, 10.0], "wide", []])
 def test_a_bad_box_size_in_a_file(path, box_size):
     with h5py.File(path, "r+") as file:

@@ -30,7 +30,8 @@ def test_plane_wave_displacement(axis, supersampling):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_small_fields_stay_linear():
+@pytest.mark.parametrize("mass_assignment", ["cic", "tsc"])
+def test_small_fields_stay_linear(mass_assignment):
     """To first order the lattice's density is minus the central difference of its displacement.
 
     A particle on a vertex sits on a kink of cloud-in-cell, whose even part |psi| is as large as
@@ -39,11 +40,18 @@ def test_small_fields_stay_linear():
     grid = Grid(16, 100.0)
     white_noise = np.random.default_rng(0).standard_normal(grid.shape)
     modes = InitialField(grid, COSMOLOGY).modes(white_noise * 1e-6).numpy()
-    gravity = Zeldovich(grid, COSMOLOGY)
+    gravity = Zeldovich(grid, COSMOLOGY, mass_assignment=mass_assignment)
     plus, minus = (gravity(tf.constant(sign * modes)).numpy() for sign in (1, -1))
-    found = np.fft.rfftn((plus - minus) / 2)
+    found = np.fft.rfftn((plus - minus) / 2 if mass_assignment == "cic" else plus)
     k = [grid.fundamental * f for f in grid.frequencies]
-    window = sum(ki * np.sin(ki * grid.cell_size) / grid.cell_size for ki in k)
+    # the wider cloud also smooths along the two axes across
+    across = [
+        0.75 + 0.25 * np.cos(ki * grid.cell_size) if mass_assignment == "tsc" else 1.0 for ki in k
+    ]
+    window = sum(
+        ki * np.sin(ki * grid.cell_size) / grid.cell_size * across[i - 1] * across[i - 2]
+        for i, ki in enumerate(k)
+    )
     expected = modes * window / np.where(grid.alive, grid.wavenumber**2, 1.0)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_allclose([plus.mean(), minus.mean()], 0.0, atol=1e-12)
@@ -87,6 +95,11 @@ def test_shipped_initial_field_is_white_in_this_cosmology():
     noise = InitialField(grid, COSMOLOGY).white_noise(box.delta_linear)
     modes = np.abs(np.fft.rfftn(noise)) ** 2 / grid.num_cells**3
     assert np.all(np.abs(grid.shell_mean(modes)[3:] - 1) < 0.15)
+
+
+def test_mass_assignment_is_checked():
+    with pytest.raises(ValueError, match="`mass_assignment`.*'cic'.*'ngp'"):
+        Zeldovich(Grid(8, 1.0), COSMOLOGY, mass_assignment="ngp")
 
 
 @pytest.mark.parametrize("supersampling", [0, 9, 1.5])

@@ -1,0 +1,212 @@
+"""The binaries as a user runs them, in processes of their own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from npe_tf.catalogue import Catalogue
+from npe_tf.cosmology import Cosmology
+from npe_tf.gravity.lpt import Zeldovich
+from npe_tf.grid import Grid
+from npe_tf.initial_field import InitialField
+from tests.npe_tf.mock import draw_catalogue
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--grid=8", "--num_warmup=4", "--num_samples=4", "--field_leapfrog_steps=2"]
+
+
+def run(binary, *arguments, status=0):
+    """Run a binary; returns what it printed and what it complained."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{binary}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("binaries")
+
+
+@pytest.fixture(scope="module")
+def catalogue(folder):
+    """A mock catalogue with its true fields."""
+    path = folder / "halos.h5"
+    mock, white_noise, _ = draw_catalogue()
+    grid = Grid(8, mock.box_size)
+    initial = InitialField(grid, Cosmology())
+    delta = Zeldovich(grid, Cosmology())(initial.modes(white_noise)).numpy()
+    fields = {"delta_linear": initial(white_noise).numpy(), "delta_final": delta}
+    mock.write_hdf5(path, fields=fields)
+    return path
+
+
+def test_pretrain_infer_summarise(folder, catalogue):
+    fitted, output = folder / "pretrained.h5", folder / "run"
+    printed, _ = run(
+        "pretrain", f"--catalogue={catalogue}", "--grid=8", "--num_starts=1", "--num_steps=50",
+        "--num_polish=50", f"--output={fitted}",
+    )  # fmt: skip
+    assert "start 1: log L = " in printed
+    assert "best log L" in printed
+
+    arguments = [f"--catalogue={catalogue}", f"--pretrained={fitted}", f"--output={output}", *SMALL]
+    printed, complained = run("infer", *arguments)
+    assert "sampling 8/8" in printed
+    assert complained == ""
+    with h5py.File(output / "chain.h5") as file:
+        assert file["committed"][()] == 8
+        assert file["constants/true_delta_linear"].shape == (8, 8, 8)
+    printed, _ = run("infer", *arguments)
+    assert "going on after sweep 8 of 8" in printed
+    _, complained = run("infer", *arguments, "--seed=7", status=2)
+    assert "different run" in complained
+    assert "seed: expected 7, received 0" in complained
+
+    printed, complained = run("summarise", f"--run={output}")
+    for part in (
+        "kernel_weights[0, 0, 0]", "ESS", "R-hat", "acceptance: field", "NOT CONVERGED",
+        "haloes: ", "correlation of the posterior mean", "12 figures",
+    ):  # fmt: skip
+        assert part in printed
+    assert complained == ""
+    figures = {path.stem for path in (output / "figures").glob("*.png")}
+    assert figures == {
+        "parameter_traces", "log_posterior", "fields", "power_spectra", "mass_function",
+        "cross_correlation",
+    }  # fmt: skip
+    assert (output / "figures" / "summary.txt").read_text().strip() in printed
+
+    catalogue.rename(catalogue.with_name("moved.h5"))
+    _, complained = run("summarise", f"--run={output}", status=2)
+    assert "does not exist" in complained
+    _, complained = run("summarise", f"--run={output}", f"--catalogue={fitted}", status=2)
+    assert "halos/position" in complained or "box_size" in complained
+    catalogue.with_name("moved.h5").rename(catalogue)
+
+
+def write(path, positions, mass, box_size=10.0):
+    with h5py.File(path, "w") as file:
+        file["halos/position"] = positions
+        file["halos/mass"] = mass
+        if box_size is not None:
+            file.attrs["box_size"] = box_size
+    return path
+
+
+GOOD = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([3e12, 5e13])
+
+
+def spoiled(positions=None, mass=None, **options):
+    good_positions, good_mass = (a.copy() for a in GOOD)
+    return (
+        good_positions if positions is None else np.asarray(positions),
+        good_mass if mass is None else np.asarray(mass),
+        options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "complaint"),
+    [
+        (None, [], "does not exist"),
+        (b"x y z\n1 2 3\n", [], "HDF5"),
+        (spoiled(mass=[np.nan, 1e13]), [], "`mass`.*1 of 2 haloes"),
+        (spoiled(mass=[-1e13, 1e13]), [], "`mass`.*1 of 2 haloes"),
+        (spoiled(positions=[[1.0, 2.0, 3.0], [4.0, 5.0, 10.5]]), [], "`positions`.*outside"),
+        (spoiled(box_size=0.0), [], "`box_size`.*positive"),
+        (spoiled(box_size=None), [], "box_size"),
+        (spoiled(), ["--box_size=12"], "`box_size`.*10"),
+        (spoiled(), ["--mass_threshold=1e16"], "`mass_threshold`.*largest"),
+        (spoiled(), ["--completeness=nowhere.npy"], "completeness.*nowhere.npy"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_tensorflow_starts(
+    tmp_path, content, arguments, complaint
+):
+    path = tmp_path / "halos.h5"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        write(path, content[0], content[1], **content[2])
+    output = tmp_path / "run"
+    _, complained = run(
+        "infer", f"--catalogue={path}", f"--output={output}", "--grid=8", *arguments, status=2
+    )
+    assert complained.startswith("error: ")
+    assert complained.count("\n") == 1
+    assert re.search(complaint, complained)
+    assert not output.exists()
+
+
+def test_a_missing_dataset_lists_what_is_there(tmp_path):
+    with h5py.File(tmp_path / "halos.h5", "w") as file:
+        file["halos/position"] = GOOD[0]
+        file.attrs["box_size"] = 10.0
+    _, complained = run(
+        "infer", f"--catalogue={tmp_path / 'halos.h5'}", f"--output={tmp_path / 'run'}", status=2
+    )
+    assert "halos/mass" in complained
+    assert "halos/position" in complained
+
+
+@pytest.mark.parametrize(
+    ("flag", "complaint"),
+    [
+        ("--grid=33", "even"),
+        ("--grid=2", ">= 4"),
+        ("--box_size=-1", "positive"),
+        ("--num_chains=0", ">= 1"),
+        ("--num_warmup=1", ">= 2"),
+        ("--padding=same", "padding"),
+    ],
+)
+def test_bad_flags_are_named(tmp_path, flag, complaint):
+    _, complained = run("infer", f"--output={tmp_path / 'run'}", flag, status=1)
+    assert flag.split("=")[0] in complained
+    assert complaint in complained
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_halo_where_the_completeness_is_zero(tmp_path, catalogue):
+    haloes = Catalogue.read_hdf5(catalogue)
+    completeness = np.ones((8, 8, 8))
+    completeness.ravel()[haloes.voxel_index(8)[0]] = 0.0
+    np.save(tmp_path / "completeness.npy", completeness)
+    _, complained = run(
+        "infer", f"--catalogue={catalogue}", f"--output={tmp_path / 'run'}",
+        f"--completeness={tmp_path / 'completeness.npy'}", *SMALL, status=2,
+    )  # fmt: skip
+    assert "`completeness`" in complained
+    assert "zero at" in complained
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path, catalogue):
+    tmp_path.chmod(0o500)
+    _, complained = run(
+        "infer", f"--catalogue={catalogue}", f"--output={tmp_path / 'run'}", *SMALL, status=2
+    )
+    assert "ermission" in complained
+
+
+def test_a_run_without_samples_has_no_summary(tmp_path):
+    _, complained = run("summarise", f"--run={tmp_path}", status=2)
+    assert "chain" in complained
+
+
+def test_unexpected_arguments(tmp_path):
+    _, complained = run("infer", f"--output={tmp_path}", "halos.h5", status=1)
+    assert "halos.h5" in complained
