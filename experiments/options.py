@@ -96,7 +96,9 @@ def catalogue_path() -> Path:
 
 def read_catalogue() -> Catalogue:
     """Read the catalogue and check it against the flags."""
-    return Catalogue.read_hdf5(catalogue_path(), box_size=FLAGS.box_size)
+    catalogue = Catalogue.read_hdf5(catalogue_path(), box_size=FLAGS.box_size)
+    catalogue.above(FLAGS.mass_threshold)  # that no halo is left should show before the rest loads
+    return catalogue
 
 
 def read_completeness() -> np.ndarray[Any, Any] | None:

@@ -69,6 +69,11 @@ class PoissonLikelihood:
                 "Invalid value for argument `catalogue`. Expected the grid's box_size="
                 f"{grid.box_size:g}. Received: box_size={catalogue.box_size:g}"
             )
+        if not isinstance(margin, (int, np.integer)) or margin < 0:
+            raise ValueError(
+                "Invalid value for argument `margin`. Expected a non-negative integer. Received: "
+                f"margin={margin!r}"
+            )
         self.grid = grid
         self.mass_threshold = mass_threshold
         self.padding = padding
@@ -128,25 +133,45 @@ class PoissonLikelihood:
 
     def interior(self, field: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The voxels of a field `[N, N, N]` that count, of shape `shape`."""
+        cube = np.asarray(field, dtype=np.float64)
+        if cube.shape != self.grid.shape:
+            raise ValueError(
+                f"Invalid value for argument `field`. Expected shape {self.grid.shape}. Received: "
+                f"shape {cube.shape}"
+            )
         margin = (self.grid.num_cells - self.shape[0]) // 2
         inside = slice(margin, margin + self.shape[0])
-        return np.asarray(field, dtype=np.float64)[inside, inside, inside]
+        return cube[inside, inside, inside]
 
     def abundance_matched(self, delta: ArrayLike, smoothing: float = 8.0) -> PoissonLikelihood:
         """The likelihood of the same haloes, moved to where a field unrelated to them is dense.
 
         Voxels are ranked by the smoothed number of haloes per completeness and by `delta`; the
-        haloes of each go to the voxel of equal rank. Bias parameters fitted to the result know
+        haloes of each go to the voxel of equal rank, and its completeness with them. Voxels of
+        completeness zero stay out of it. Bias parameters fitted to the result know
         that haloes live in dense places, and how strongly, before any field is known.
 
         Args:
-            delta: overdensity `[N, N, N]`, for instance a draw from the prior.
+            delta: finite overdensity `[N, N, N]`, for instance a draw from the prior.
             smoothing: of the haloes, standard deviation of a Gaussian [Mpc/h]. Less of it takes
                 more of the haloes' shot noise for structure.
 
         Returns:
-            A likelihood that differs in `voxels` only.
+            A likelihood that differs in where haloes and completeness are.
+
+        Raises:
+            ValueError: if `delta` is of another mesh or not finite, or `smoothing` is negative.
         """
+        if not (np.isfinite(smoothing) and smoothing >= 0):
+            raise ValueError(
+                "Invalid value for argument `smoothing`. Expected a non-negative length in Mpc/h. "
+                f"Received: smoothing={smoothing!r}"
+            )
+        if not np.all(np.isfinite(delta)):
+            raise ValueError(
+                "Invalid value for argument `delta`. Expected a finite overdensity. Received: "
+                f"{np.count_nonzero(~np.isfinite(delta))} values that are NaN or infinite"
+            )
         completeness = self.completeness
         k = [2.0 * np.pi * np.fft.fftfreq(n, self.grid.cell_size) for n in self.shape]
         squared = sum(np.square(np.meshgrid(*k, indexing="ij")))
@@ -163,6 +188,10 @@ class PoissonLikelihood:
         ]
         moved = copy.copy(self)
         moved.voxels = destination[self.voxels]
+        if self._completeness is not None:
+            window = np.zeros(completeness.size)
+            window[destination[seen]] = completeness.ravel()[seen]
+            moved._completeness = window.reshape(self.shape)
         return moved
 
     @property

@@ -101,7 +101,7 @@ def random_parameters(bias: NeuralBias, seed: int) -> NDArray[np.float64]:
 
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
-        if not isinstance(value, (int, np.integer)) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
             raise ValueError(
                 f"Invalid value for argument `{name}`. Expected a non-negative integer. Received: "
                 f"{name}={value!r}"
@@ -130,7 +130,8 @@ def pretrain(
         bias: the model; float64 is advised for the last digits of the fit.
         likelihood: of the catalogue on the mesh of `delta`.
         delta: evolved overdensity, `[N, N, N]`.
-        optimizer: any Keras optimiser; Adam with a step of 0.03 by default.
+        optimizer: any Keras optimiser; Adam with a step of 0.03 by default. A copy of it trains
+            each start.
         num_steps: steps of `optimizer` for each start.
         num_polish: most L-BFGS iterations for each start.
         num_starts: random starts.
@@ -143,14 +144,32 @@ def pretrain(
         The best start and all others.
 
     Raises:
-        ValueError: for counts below zero or a density that is not finite or of another mesh.
-        RuntimeError: if every start failed.
+        ValueError: for counts below zero, an `initial_theta` or a density that is not finite or of
+            another shape, or a `prior_scale` that is not positive.
+        RuntimeError: if no start reached a finite likelihood. Where all starts end with a dead
+            component the best of them is returned; its `is_dead` says so.
     """
     _check_counts(num_steps=num_steps, num_polish=num_polish)
-    if not isinstance(num_starts, (int, np.integer)) or num_starts < 1:
+    if (
+        isinstance(num_starts, bool)
+        or not isinstance(num_starts, (int, np.integer))
+        or num_starts < 1
+    ):
         raise ValueError(
             "Invalid value for argument `num_starts`. Expected a positive integer. Received: "
             f"num_starts={num_starts!r}"
+        )
+    if not (np.isfinite(prior_scale) and prior_scale > 0):
+        raise ValueError(
+            "Invalid value for argument `prior_scale`. Expected a positive number. Received: "
+            f"prior_scale={prior_scale!r}"
+        )
+    size = bias.parameters.size
+    given = None if initial_theta is None else np.asarray(initial_theta, dtype=np.float64)
+    if given is not None and (given.shape != (size,) or not np.all(np.isfinite(given))):
+        raise ValueError(
+            f"Invalid value for argument `initial_theta`. Expected {size} finite numbers. "
+            f"Received: initial_theta={initial_theta!r}"
         )
     dtype = tf.as_dtype(bias.dtype)
     field = np.asarray(delta)
@@ -165,11 +184,10 @@ def pretrain(
 
     starts: list[Start] = []
     seeds = np.random.SeedSequence(seed).generate_state(num_starts * _REPLACEMENTS_PER_START)
-    if initial_theta is None:
+    if given is None:
         candidates = [random_parameters(bias, int(s)) for s in seeds]
     else:
-        candidates = [np.asarray(initial_theta, dtype=np.float64)]
-        num_starts = 1
+        candidates, num_starts = [given], 1
     for number, candidate in enumerate(candidates, 1):
         start = fit.run(candidate, num_steps, num_polish)
         starts.append(start)
@@ -206,7 +224,9 @@ class _Fit:
         self.likelihood = likelihood
         self.delta = delta
         self.prior_scale = prior_scale
-        self.optimizer = optimizer or keras.optimizers.Adam(0.03)
+        # a copy, which has the caller's settings and none of its past
+        optimizer = optimizer or keras.optimizers.Adam(0.03)
+        self.optimizer = type(optimizer).from_config(optimizer.get_config())
         self.optimizer.build(bias.model.trainable_variables)
         self._fresh = [v.numpy() for v in self.optimizer.variables]
         self._value_and_gradient = tf.function(self._objective_and_gradient)
@@ -264,9 +284,11 @@ class _Fit:
         theta = self.bias.theta
         spent = num_steps
         if np.all(np.isfinite(theta)) and not self._is_dead(theta):
-            for _ in range(0, num_polish, _LBFGS_CHUNK):
+            for done in range(0, num_polish, _LBFGS_CHUNK):
                 # A fresh history now and then costs little and leaves stale curvature behind.
-                polished, evaluations, converged = self._polish(theta, tf.constant(_LBFGS_CHUNK))
+                polished, evaluations, converged = self._polish(
+                    theta, tf.constant(min(_LBFGS_CHUNK, num_polish - done))
+                )
                 spent += int(evaluations)
                 if not np.all(np.isfinite(polished)):
                     break
@@ -345,5 +367,10 @@ def load_parameters(path: str | Path, bias: NeuralBias) -> NDArray[np.float64]:
         raise ValueError(
             f"Invalid value for argument `path`. Expected the parameters "
             f"{list(bias.parameters.names)}. Received: {list(names)}"
+        )
+    if theta.shape != (bias.parameters.size,):
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected {bias.parameters.size} parameters. "
+            f"Received: shape {theta.shape} in {str(path)!r}"
         )
     return theta

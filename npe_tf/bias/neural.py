@@ -132,6 +132,11 @@ class NeuralBias:
         self, model: Any, log_mass_threshold: float, parameterisation: str = "log_mass"
     ) -> None:
         """Read the model's parameters off it."""
+        if parameterisation not in PARAMETERISATIONS:
+            raise ValueError(
+                "Invalid value for argument `parameterisation`. Expected one of "
+                f"{PARAMETERISATIONS}. Received: parameterisation={parameterisation!r}"
+            )
         self.model = model
         self.log_mass_threshold = log_mass_threshold
         self.parameterisation = parameterisation

@@ -223,7 +223,34 @@ def test_any_keras_optimizer_will_do(likelihood, optimizer):
         initial_theta=start,
     )
     assert fitted.log_likelihood > log_likelihood(likelihood, start) + 1.0
-    assert int(optimizer.iterations) == 10
+    assert int(optimizer.iterations) == 0  # a copy was used
+
+
+def test_no_more_polishing_than_asked_for(likelihood):
+    spent = [
+        pretrain(bias(), likelihood, DELTA, num_steps=0, num_polish=most, initial_theta=TRUTH + 0.2)
+        .starts[0]
+        .num_gradients
+        for most in (1, 60)
+    ]
+    # one iteration is one line search, of at most 30 evaluations
+    assert 1 <= spent[0] <= 31 < spent[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"prior_scale": 0.0}, "`prior_scale`"),
+        ({"prior_scale": -1.0}, "`prior_scale`"),
+        ({"initial_theta": np.zeros(3)}, "`initial_theta`.*17 finite"),
+        ({"initial_theta": np.full(17, np.nan)}, "`initial_theta`.*17 finite"),
+        ({"num_steps": True}, "`num_steps`"),
+        ({"num_starts": True}, "`num_starts`"),
+    ],
+)
+def test_more_bad_arguments(likelihood, arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        pretrain(bias(), likelihood, DELTA, **arguments)
 
 
 def test_random_parameters_are_kernels_around_zero_and_means_apart():
