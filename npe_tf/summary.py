@@ -160,6 +160,10 @@ class _Report:
         expected = environments.expected_total
         observed = self.posterior.likelihood.num_haloes
 
+        median_ess = float(np.nanmedian([row.ess for row in watched]))
+        # one per leapfrog step, and one because the other block has moved
+        per_trajectory = int(self.store.attributes["field_leapfrog_steps"]) + 1
+        gradients = self.num_samples * self.num_chains * per_trajectory
         verdict = "CONVERGED" if converged else "NOT CONVERGED"
         lines = [
             f"{self.num_chains} chains, {self.warmup} sweeps of warm-up, {self.num_samples} of "
@@ -172,6 +176,9 @@ class _Report:
             f"acceptance: field {field:.2f}, parameters {bias:.2f}",
             f"worst split R-hat: {worst_rhat.rhat:.3f} ({worst_rhat.name}); smallest effective "
             f"sample size: {worst_ess.ess:.0f} ({worst_ess.name})",
+            f"{gradients:,} gradients of the field after the warm-up; effective samples per 1,000: "
+            f"{1e3 * worst_ess.ess / gradients:.2f} at worst, "
+            f"{1e3 * median_ess / gradients:.2f} in the median",
             f"{verdict} (asked: split R-hat <= {_MAX_RHAT}, effective samples >= {_MIN_ESS}, for "
             "every parameter, the log posterior and P(k) in every shell; one mode of several may "
             "have been found)",
