@@ -73,7 +73,7 @@ class Settings:
     bias_leapfrog_steps: int = 5
     bias_steps: int = 3
     field_target_accept: float = 0.7
-    bias_target_accept: float = 0.8
+    bias_target_accept: float = 0.9
     field_every: int = 10
     annealing_start: float = 0.01
 
@@ -114,7 +114,12 @@ def _check_integer(name: str, value: Any, smallest: int) -> None:
 
 
 class GibbsSampler:
-    """The compiled functions of a run; they hold no state of a chain."""
+    """The compiled functions of a run; they hold no state of a chain.
+
+    The field is of the posterior's dtype. The parameters are float64, in which alone products with
+    their inverse Hessian, of a condition number of 1e9, mean anything; the model sees them in its
+    own precision.
+    """
 
     def __init__(self, posterior: FieldPosterior, settings: Settings) -> None:
         grid = posterior.grid
@@ -147,7 +152,7 @@ class GibbsSampler:
                 step_size=0.1,
                 num_leapfrog_steps=settings.bias_leapfrog_steps,
                 inverse_hessian=self.bias_curvature,
-                step_size_jitter=0.2,
+                step_size_jitter=0.5,
                 store_parameters_in_results=True,
             )
             return QuasiNewtonAdaptation(kernel, num_adaptation_steps=adaptation_steps)
@@ -156,11 +161,11 @@ class GibbsSampler:
         self.kernel = BlockGibbs(
             None,
             [
-                Block("field", field_kernel, lambda _, theta: posterior.given_parameters(theta)),
+                Block("field", field_kernel, lambda _, theta: self._given_parameters(theta)),
                 Block(
                     "bias",
                     bias_kernel,
-                    lambda white_noise, _: posterior.given_field(white_noise),
+                    lambda white_noise, _: self._given_field(white_noise),
                     num_steps=settings.bias_steps,
                 ),
             ],
@@ -177,9 +182,16 @@ class GibbsSampler:
         """State and kernel results of a chain, as specifications of tensors."""
         state = [
             tf.TensorSpec(self.posterior.grid.shape, self.dtype),
-            tf.TensorSpec([self.posterior.bias.parameters.size], self.dtype),
+            tf.TensorSpec([self.posterior.bias.parameters.size], tf.float64),
         ]
         return [state, self.bootstrap.get_concrete_function(*state).structured_outputs]
+
+    def _given_parameters(self, theta: Tensor, beta: Tensor = 1.0) -> Any:
+        return self.posterior.given_parameters(tf.cast(theta, self.dtype), beta)
+
+    def _given_field(self, white_noise: Tensor) -> Any:
+        target = self.posterior.given_field(white_noise)
+        return lambda theta: target(tf.cast(theta, self.dtype))
 
     def _bootstrap(self, white_noise: Tensor, theta: Tensor) -> Any:
         return self.kernel.bootstrap_results([white_noise, theta])
@@ -195,12 +207,12 @@ class GibbsSampler:
         self, white_noise: Tensor, theta: Tensor, results: Any, seed: Tensor, beta: Tensor
     ) -> Any:
         """Move the field alone, the likelihood raised to the power beta."""
-        kernel = self.field_kernel(self.posterior.given_parameters(theta, beta))
+        kernel = self.field_kernel(self._given_parameters(theta, beta))
         field, *others = results.block_results
         field = refresh_target(field, kernel.bootstrap_results(white_noise))
         white_noise, field = kernel.one_step(white_noise, field, seed=seed)
         results = results._replace(block_results=(field, *others))
-        log_prob = self.posterior.log_prob(white_noise, theta)
+        log_prob = self._given_field(white_noise)(theta)
         not_moved = tf.constant(np.nan, log_prob.dtype)
         return white_noise, theta, results, log_prob, [_acceptance(field), not_moved]
 
@@ -214,7 +226,7 @@ class GibbsSampler:
     ) -> Tensor:
         """Curvature of -log posterior in each shell; at least that of the prior."""
         return shell_curvature(
-            self.posterior.given_parameters(theta, beta),
+            self._given_parameters(theta, beta),
             white_noise,
             self.field_curvature,
             seed,
@@ -225,7 +237,7 @@ class GibbsSampler:
 
     def _bias_hessian(self, white_noise: Tensor, theta: Tensor) -> Tensor:
         """Hessian of -log posterior in the parameters, `[size, size]`."""
-        target = self.posterior.given_field(white_noise)
+        target = self._given_field(white_noise)
 
         def row(direction: Tensor) -> Tensor:
             with tf.GradientTape() as outer:
@@ -294,7 +306,7 @@ class Chain:
                 f"moved to where it is dense: log L = {fitted.log_likelihood:.1f}"
             )
             theta = fitted.theta
-        self.state = [white_noise, tf.constant(theta, dtype)]
+        self.state = [white_noise, tf.constant(theta, tf.float64)]
         self.results = self.sampler.bootstrap(*self.state)
         log_prob = float(self.results.target_log_prob)
         if not np.isfinite(log_prob):

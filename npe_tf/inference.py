@@ -76,7 +76,7 @@ def _columns(posterior: FieldPosterior, settings: Settings) -> dict[str, Column]
     shape = posterior.grid.shape
     dtype = np.dtype(posterior.bias.dtype)
     return {
-        "theta": Column((chains, size), dtype),
+        "theta": Column((chains, size), np.dtype(np.float64)),
         "log_posterior": Column((chains,), np.dtype(np.float64)),
         "acceptance": Column((chains, 2), np.dtype(np.float64)),
         "step_size": Column((chains, 2), np.dtype(np.float64)),

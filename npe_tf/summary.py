@@ -255,40 +255,43 @@ class _Report:
 
 
 class _Environments:
-    """Haloes by mass in environments of different density, observed and expected.
+    """Haloes by mass in environments of different density, found and expected.
 
-    Voxels are sorted by the posterior mean of the evolved density; the environments share the
-    expected haloes about evenly at high density, where they are.
+    An environment is a range of the evolved density of the sample at hand, so that what is found
+    in it differs from sample to sample as well. (Environments of the posterior mean would be chosen
+    by the haloes themselves: more would be found than expected in the dense ones.)
     """
 
     def __init__(self, report: _Report) -> None:
-        likelihood = report.posterior.likelihood
-        grid = report.grid
-        density = 1.0 + likelihood.interior(report.moments("final")[0]).ravel()
-        quantiles = np.quantile(density, (0.5, 0.8, 0.95))
-        self.environment = np.digitize(density, quantiles)
+        self.likelihood = report.posterior.likelihood
         self.labels = ["emptiest 50%", "next 30%", "next 15%", "densest 5%"]
-        log_mass = likelihood.log_masses
-        low = np.log(likelihood.mass_threshold)
+        log_mass = self.likelihood.log_masses
+        low = np.log(self.likelihood.mass_threshold)
         self.edges = np.linspace(low, log_mass.max() + 1e-3, _NUM_MASS_BINS + 1)
-        self.volumes = np.bincount(self.environment, minlength=_NUM_ENVIRONMENTS) * (
-            grid.cell_volume
-        )
-        place = self.environment[likelihood.voxels]
-        self.observed = np.stack(
-            [np.histogram(log_mass[place == e], self.edges)[0] for e in range(_NUM_ENVIRONMENTS)]
-        )
-        expected, totals = [], []
+        found, expected, volumes, totals = [], [], [], []
+        dtype = report.posterior.bias.dtype
         for white_noise, theta in report.stored_samples():
             delta = report.posterior.density(tf.constant(white_noise))
-            mass_function = report.posterior.bias.mass_function(delta, tf.constant(theta))
-            per_voxel = likelihood.expected_counts(mass_function)
+            mass_function = report.posterior.bias.mass_function(delta, tf.constant(theta, dtype))
+            per_voxel = self.likelihood.expected_counts(mass_function)
             totals.append(float(tf.reduce_sum(tf.cast(per_voxel, tf.float64))))
-            expected.append(self._expected(likelihood, mass_function))
+            density = self.likelihood.interior(delta).ravel()
+            environment = np.digitize(density, np.quantile(density, (0.5, 0.8, 0.95)))
+            volumes.append(np.bincount(environment, minlength=_NUM_ENVIRONMENTS))
+            place = environment[self.likelihood.voxels]
+            found.append(
+                [
+                    np.histogram(log_mass[place == e], self.edges)[0]
+                    for e in range(_NUM_ENVIRONMENTS)
+                ]
+            )
+            expected.append(self._expected(mass_function, environment))
         self.expected_total = np.array(totals)
         self.expected = np.array(expected)
+        self.found = np.array(found, dtype=np.float64)
+        self.volumes = np.array(volumes) * report.grid.cell_volume
 
-    def _expected(self, likelihood: Any, mass_function: HaloMassFunction) -> Array:
+    def _expected(self, mass_function: HaloMassFunction, environment: NDArray[np.int64]) -> Array:
         above = []
         for edge in self.edges:
             beyond = HaloMassFunction(
@@ -298,8 +301,8 @@ class _Environments:
                 edge,
                 mass_function.parameterisation,
             )
-            counts = np.asarray(likelihood.expected_counts(beyond), dtype=np.float64).ravel()
-            above.append(np.bincount(self.environment, counts, minlength=_NUM_ENVIRONMENTS))
+            counts = np.asarray(self.likelihood.expected_counts(beyond), dtype=np.float64).ravel()
+            above.append(np.bincount(environment, counts, minlength=_NUM_ENVIRONMENTS))
         cumulative = np.stack(above, axis=-1)
         return np.asarray(cumulative[..., :-1] - cumulative[..., 1:])
 
@@ -308,7 +311,7 @@ class _Environments:
         return plots.mass_function_by_density(
             self.edges / np.log(10.0),
             self.labels,
-            self.observed,
+            self.found.mean(axis=0),
             np.quantile(self.expected, (0.16, 0.5, 0.84), axis=0),
-            self.volumes,
+            self.volumes.mean(axis=0),
         )

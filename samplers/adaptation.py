@@ -31,7 +31,8 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
 
     The pair is s = (proposed state - initial state) and y = minus the difference of the gradients
     of the log density, whether or not the proposal was accepted: both ends belong to the same
-    target, also in a Gibbs sampler, and a rejected trajectory knows as much of the curvature.
+    target, also in a Gibbs sampler, and a rejected trajectory knows as much of the curvature. One
+    that diverged does not: its far end is another place, and it is left out.
 
     While it adapts the chain is not invariant, as B depends on the chain's own past. After
     `num_adaptation_steps` the history never changes; draws count after a second, short burn-in.
@@ -41,15 +42,20 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
     Args:
         inner_kernel: `QuasiNewtonHMC`, or a wrapper around it.
         num_adaptation_steps: number of steps with adaptation, at least 0.
+        max_energy_error: a trajectory whose energy changed by more than this [nats] gives no pair.
         name: prefix of the names of operations.
 
     Raises:
-        ValueError: if `num_adaptation_steps` is negative, or the inverse Hessian cannot learn from
-            pairs.
+        ValueError: if `num_adaptation_steps` is negative, `max_energy_error` is not positive, or
+            the inverse Hessian cannot learn from pairs.
     """
 
     def __init__(
-        self, inner_kernel: Any, num_adaptation_steps: Tensor, name: str | None = None
+        self,
+        inner_kernel: Any,
+        num_adaptation_steps: Tensor,
+        max_energy_error: float = 10.0,
+        name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
         steps = tf.get_static_value(num_adaptation_steps)
@@ -59,6 +65,11 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
             raise ValueError(
                 "Invalid value for argument `num_adaptation_steps`. Expected a non-negative "
                 f"integer. Received: num_adaptation_steps={num_adaptation_steps!r}"
+            )
+        if not max_energy_error > 0:
+            raise ValueError(
+                "Invalid value for argument `max_energy_error`. Expected a positive number. "
+                f"Received: max_energy_error={max_energy_error!r}"
             )
         innermost = inner_kernel
         while "inner_kernel" in innermost.parameters:
@@ -73,6 +84,7 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
         self._parameters = {
             "inner_kernel": inner_kernel,
             "num_adaptation_steps": num_adaptation_steps,
+            "max_energy_error": max_energy_error,
             "name": name,
         }
 
@@ -90,6 +102,12 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
     def num_adaptation_steps(self) -> Tensor:
         """Number of steps with adaptation."""
         return self._parameters["num_adaptation_steps"]
+
+    @property
+    def max_energy_error(self) -> float:
+        """Largest change of the energy of a trajectory that gives a pair."""
+        error: float = self._parameters["max_energy_error"]
+        return error
 
     @property
     def name(self) -> str | None:
@@ -129,8 +147,14 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
             [initial] = tf.nest.flatten(current_state)
             [proposed] = tf.nest.flatten(find_outermost(inner_results, "proposed_state"))
             proposed_results = find_outermost(inner_results, "proposed_results")
+            # false for NaN
+            close = tf.abs(find_outermost(inner_results, "log_accept_ratio")) <= tf.cast(
+                self.max_energy_error, proposed_results.target_log_prob.dtype
+            )
             updated = self._inverse_hessian.update(
-                history, proposed - initial, gradient - proposed_results.grads_target_log_prob[0]
+                history,
+                tf.where(close[..., tf.newaxis], proposed - initial, tf.zeros_like(initial)),
+                gradient - proposed_results.grads_target_log_prob[0],
             )
             adapting = previous.step < tf.cast(self.num_adaptation_steps, tf.int32)
             history = tf.nest.map_structure(

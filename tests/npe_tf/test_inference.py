@@ -68,7 +68,8 @@ def test_stored_log_posterior_is_that_of_the_stored_state(whole, posterior):
     for sweep in (1, 9, 15):
         for chain in (0, 1):
             expected = posterior.log_prob(
-                columns["white_noise"][sweep // 2, chain], columns["theta"][sweep, chain]
+                columns["white_noise"][sweep // 2, chain],
+                columns["theta"][sweep, chain].astype(np.float32),
             )
             np.testing.assert_allclose(
                 columns["log_posterior"][sweep, chain], expected.numpy(), rtol=1e-5
@@ -223,7 +224,7 @@ def test_the_folder_of_a_different_run_is_refused(whole, posterior, mock):
 
 
 def test_given_parameters_are_where_every_chain_starts(whole, mock):
-    expected = np.float32([mock[2], mock[2]])
+    expected = np.array([mock[2], mock[2]])
     np.testing.assert_array_equal(columns_of(whole[0])["theta"][0], expected)
 
 

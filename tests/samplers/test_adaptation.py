@@ -52,10 +52,10 @@ def test_learns_from_trajectories_then_freezes(shared: bool) -> None:
 
 
 def test_takes_the_proposed_pair_even_when_rejected() -> None:
-    kernel = _kernel(10, step_size=1.0)
+    kernel = _kernel(10, step_size=0.8)
     start = tf.constant(targets.skewed_draws(np.random.default_rng(1), 1))
     results = kernel.bootstrap_results(start)
-    for i in range(20):
+    for i in range(200):
         state, after = kernel.one_step(start, results, seed=(1, i))
         if not after.inner_results.is_accepted[0] and int(_history(after).count) == 1:
             break
@@ -69,6 +69,24 @@ def test_takes_the_proposed_pair_even_when_rejected() -> None:
     change = tape.gradient(values[0], start) - tape.gradient(values[1], proposed)
     np.testing.assert_allclose(_history(after).steps[-1], (proposed - start)[0], rtol=1e-12)
     np.testing.assert_allclose(_history(after).gradient_changes[-1], change[0], rtol=1e-9)
+
+
+def test_a_diverged_trajectory_gives_no_pair() -> None:
+    kernel = _kernel(10, step_size=1.0)
+    careless = kernel.copy(max_energy_error=np.inf)
+    start = tf.constant(targets.skewed_draws(np.random.default_rng(1), 1))
+    results = kernel.bootstrap_results(start)
+    left_out = 0
+    for i in range(40):
+        _, after = kernel.one_step(start, results, seed=(1, i))
+        _, taken = careless.one_step(start, results, seed=(1, i))
+        error = float(after.inner_results.log_accept_ratio[0])
+        if not abs(error) <= 10.0:
+            assert int(_history(after).count) == 0
+            left_out += int(_history(taken).count)
+        else:
+            assert int(_history(after).count) == int(_history(taken).count)
+    assert left_out > 0
 
 
 @pytest.mark.parametrize("outside", [True, False], ids=["step size outside", "step size inside"])
@@ -152,11 +170,19 @@ def test_preconditions_an_ill_conditioned_gaussian() -> None:
 
 def test_parameters_and_arguments() -> None:
     kernel = _kernel(5)
-    assert set(kernel.parameters) == {"inner_kernel", "num_adaptation_steps", "name"}
+    assert set(kernel.parameters) == {
+        "inner_kernel",
+        "num_adaptation_steps",
+        "max_energy_error",
+        "name",
+    }
     assert kernel.copy(num_adaptation_steps=7).num_adaptation_steps == 7
     for bad in (-1, 2.0, True):
         with pytest.raises(ValueError, match="`num_adaptation_steps`"):
             kernel.copy(num_adaptation_steps=bad)
+    for bad_error in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="`max_energy_error`"):
+            kernel.copy(max_energy_error=bad_error)
     operator = FourierDiagonalInverseHessian(reference.shells((8,), 3), 3)
     with pytest.raises(ValueError, match="`inner_kernel`"):
         QuasiNewtonAdaptation(QuasiNewtonHMC(targets.skewed_log_prob, 0.1, 1, operator), 5)
