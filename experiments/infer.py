@@ -76,6 +76,7 @@ def main() -> None:
         constants["true_delta_linear"] = truncate(truth, FLAGS.grid)
 
     line = options.ProgressLine(sys.stdout)
+    line.say(options.data_summary(catalogue, posterior))
 
     def report(progress: Progress) -> None:
         line(progress.line(), last=progress.sweep == progress.num_sweeps)
@@ -92,7 +93,7 @@ def main() -> None:
         },
         constants=constants,
         report=report,
-        say=lambda text: print(text, flush=True),
+        say=line.say,
         max_seconds=None if FLAGS.max_minutes is None else 60.0 * FLAGS.max_minutes,
     )
 

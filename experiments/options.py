@@ -20,7 +20,7 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
 
 if TYPE_CHECKING:
-    from npe_tf.posterior import PosteriorConfig
+    from npe_tf.posterior import FieldPosterior, PosteriorConfig
 
 FLAGS = flags.FLAGS
 
@@ -116,6 +116,17 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def data_summary(catalogue: Catalogue, posterior: FieldPosterior) -> str:
+    """One line on which haloes are used, on which mesh, for how many parameters."""
+    likelihood, grid = posterior.likelihood, posterior.grid
+    dropped = f" ({likelihood.num_dropped} dropped at the faces)" if likelihood.num_dropped else ""
+    return (
+        f"{likelihood.num_haloes} of {len(catalogue)} haloes, above "
+        f"{likelihood.mass_threshold:.3g} Msun/h{dropped}, on {grid.num_cells}^3 cells of "
+        f"{grid.cell_size:.3g} Mpc/h; {posterior.bias.parameters.size} parameters"
+    )
+
+
 class ProgressLine:
     """Prints progress: over itself on a terminal, now and then into a log."""
 
@@ -135,9 +146,17 @@ class ProgressLine:
         self._last = now
         if self._live:
             self._stream.write("\r" + line.ljust(self._width) + ("\n" if last else ""))
-            self._width = len(line)
+            self._width = 0 if last else len(line)
         else:
             self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """Print a line of text below the progress."""
+        if self._width:
+            self._stream.write("\n")
+            self._width = 0
+        self._stream.write(text + "\n")
         self._stream.flush()
 
 

@@ -5,6 +5,8 @@ Usage: ``python -m experiments.pretrain --catalogue halos.h5 --grid 32 --output 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from absl import flags
 
@@ -62,11 +64,9 @@ def main() -> None:
     optimizer = keras.optimizers.get(
         {"class_name": FLAGS.optimizer, "config": {"learning_rate": FLAGS.learning_rate}}
     )
-    print(
-        f"{posterior.likelihood.num_haloes} haloes above {FLAGS.mass_threshold:.3g} Msun/h on "
-        f"{FLAGS.grid}^3, {posterior.bias.parameters.size} parameters",
-        flush=True,
-    )
+    # a folder that cannot be made should show before the fit
+    Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+    print(options.data_summary(catalogue, posterior), flush=True)
     fitted = pretrain(
         posterior.bias,
         posterior.likelihood,

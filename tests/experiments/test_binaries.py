@@ -65,6 +65,7 @@ def test_pretrain_infer_summarise(folder, catalogue):
 
     arguments = [f"--catalogue={catalogue}", f"--pretrained={fitted}", f"--output={output}", *SMALL]
     printed, complained = run("infer", *arguments)
+    assert "haloes, above 2e+12 Msun/h, on 8^3 cells of 7.5 Mpc/h; 17 parameters" in printed
     assert "sampling 8/8" in printed
     assert complained == ""
     with h5py.File(output / "chain.h5") as file:
