@@ -335,10 +335,13 @@ def power_spectra(
 
 
 def _poisson_interval(counts: Array) -> tuple[Array, Array]:
-    """Central 68 percent limits of a Poisson mean (Gehrels 1986, ApJ 303, 336, eqs. 7 and 12)."""
+    """Central 68 percent limits of a Poisson mean (Gehrels 1986, ApJ 303, 336, eqs. 7 and 12).
+
+    Counts may be means over samples; the lower limit of less than one halo is zero.
+    """
     safe = np.maximum(counts, 1.0)
     lower = safe * (1.0 - 1.0 / (9.0 * safe) - 1.0 / (3.0 * np.sqrt(safe))) ** 3
-    return np.where(counts > 0, lower, 0.0), counts + 1.0 + np.sqrt(counts + 0.75)
+    return np.where(counts >= 1, lower, 0.0), counts + 1.0 + np.sqrt(counts + 0.75)
 
 
 def mass_function_by_density(
@@ -353,7 +356,7 @@ def mass_function_by_density(
     Args:
         log_mass_edges: edges of the mass bins, `[M + 1]` [log10 of Msun/h].
         labels: names of the D environments.
-        counts: observed haloes, `[D, M]`; points with Poisson errors, empty bins left out.
+        counts: observed haloes or their mean over samples, `[D, M]`; points with Poisson errors, empty bins left out.
         model_counts: 16th, 50th and 84th percentile of the expected haloes, `[3, D, M]`.
         volumes: volume of each environment, `[D]` [(Mpc/h)^3].
 

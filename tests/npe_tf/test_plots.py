@@ -137,6 +137,8 @@ def test_mass_function_by_density(tmp_path):
         np.testing.assert_allclose(
             point.get_ydata(), (counts[index] / volumes[index] / 0.3)[seen], rtol=1e-12
         )
+    fractions = counts * 0.01  # means over samples can be of less than one halo
+    drawn(plots.mass_function_by_density(EDGES, labels, fractions, bands, volumes), tmp_path)
     nothing = np.zeros_like(counts)
     drawn(plots.mass_function_by_density(EDGES, labels, nothing, bands, volumes), tmp_path)
 
