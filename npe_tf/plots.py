@@ -356,7 +356,8 @@ def mass_function_by_density(
     Args:
         log_mass_edges: edges of the mass bins, `[M + 1]` [log10 of Msun/h].
         labels: names of the D environments.
-        counts: observed haloes or their mean over samples, `[D, M]`; points with Poisson errors, empty bins left out.
+        counts: observed haloes, or their mean over samples, `[D, M]`; points with Poisson errors,
+            empty bins left out.
         model_counts: 16th, 50th and 84th percentile of the expected haloes, `[3, D, M]`.
         volumes: volume of each environment, `[D]` [(Mpc/h)^3].
 
