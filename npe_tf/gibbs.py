@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from npe_tf.diagnostics import power_spectrum
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
 from npe_tf.warmup import StepSize, WarmupPlan
@@ -175,7 +176,8 @@ class GibbsSampler:
         self.bootstrap = tf.function(self._bootstrap)
         self.probe_field = tf.function(self._probe_field)
         self.bias_hessian = tf.function(self._bias_hessian)
-        self.evolved = tf.function(self._evolved)
+        self.linear = tf.function(posterior.initial_field.__call__)
+        self.evolved = tf.function(posterior.density)
 
     @functools.cached_property
     def structure(self) -> list[Any]:
@@ -249,10 +251,6 @@ class GibbsSampler:
             return -outer.gradient(slope, theta)
 
         return tf.map_fn(row, tf.eye(theta.shape[0], dtype=theta.dtype), parallel_iterations=1)
-
-    def _evolved(self, white_noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Linear and evolved overdensity."""
-        return self.posterior.initial_field(white_noise), self.posterior.density(white_noise)
 
 
 def _acceptance(results: Any) -> Tensor:
@@ -383,12 +381,10 @@ class Chain:
             ]
             last = sweep + 1 == plan.frozen
             self._set_steps([step.average for step in self.steps] if last else tried)
-        initial, final = (np.asarray(f) for f in sampler.evolved(white_noise))
+        initial = sampler.linear(white_noise).numpy()
         if sweep >= settings.num_warmup:
-            self._accumulate(initial, final)
-        grid = sampler.posterior.grid
-        modes = np.fft.rfftn(initial)
-        power = grid.shell_mean(np.abs(modes) ** 2) * grid.volume / grid.num_cells**6
+            self._accumulate(initial, sampler.evolved(white_noise).numpy())
+        _, power = power_spectrum(initial, sampler.posterior.grid)
         return {
             "theta": theta.numpy(),
             "log_posterior": float(log_posterior),
