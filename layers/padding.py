@@ -1,31 +1,59 @@
-"""Periodic padding of a cubic mesh."""
+"""Periodic padding of a mesh in one, two or three dimensions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from layers.arguments import invalid, one_of
+from layers.arguments import invalid, is_integer, one_of
 
-__all__ = ["PeriodicPadding3D", "crop", "embed", "wrap"]
+__all__ = [
+    "DATA_FORMATS",
+    "Pads",
+    "PeriodicPadding1D",
+    "PeriodicPadding2D",
+    "PeriodicPadding3D",
+    "channels_first",
+    "channels_last",
+    "crop",
+    "embed",
+    "wrap",
+]
 
 Tensor = Any
-Pads = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Pads = Sequence[tuple[int, int]]
+
+DATA_FORMATS = ("channels_last", "channels_first")
+
+
+def channels_last(inputs: Tensor, data_format: str) -> Tensor:
+    """`[batch, *mesh, channels]` from a tensor in either format."""
+    if data_format == "channels_last":
+        return inputs
+    return tf.transpose(inputs, [0, *range(2, inputs.shape.rank), 1])
+
+
+def channels_first(outputs: Tensor, data_format: str) -> Tensor:
+    """Undo `channels_last`: `[batch, *mesh, channels]` to a tensor in the format."""
+    if data_format == "channels_last":
+        return outputs
+    rank = outputs.shape.rank
+    return tf.transpose(outputs, [0, rank - 1, *range(1, rank - 1)])
 
 
 def wrap(inputs: Tensor, pads: Pads) -> Tensor:
     """Continue a periodic mesh beyond its faces.
 
     Args:
-        inputs: `[batch, D, H, W, channels]`.
-        pads: cells to add before and after, for each of the three axes.
+        inputs: `[batch, *mesh, channels]`.
+        pads: cells to add before and after, for each axis of the mesh.
 
     Returns:
-        `[batch, D', H', W', channels]`, D' = D + before + after and so on. Padding may be wider
-        than the mesh, which is then repeated.
+        `[batch, *mesh', channels]`, each side longer by before + after. Padding may be wider than
+        the mesh, which is then repeated.
     """
     outputs = inputs
     for axis, (before, after) in enumerate(pads, start=1):
@@ -44,8 +72,8 @@ def wrap(inputs: Tensor, pads: Pads) -> Tensor:
     return outputs
 
 
-def crop(inputs: Tensor, before: int, after: int) -> Tensor:
-    """Cut cells off a mesh: `before` at the start and `after` at the end of all three axes.
+def crop(inputs: Tensor, pads: Pads) -> Tensor:
+    """Cut cells off a mesh `[batch, *mesh, channels]`, before and after along each axis.
 
     `crop` and `embed` are each other's adjoint and are differentiated as such: the gradient of a
     slice compiled by XLA has no gradient of its own, that of a strided slice is slow without XLA.
@@ -54,83 +82,82 @@ def crop(inputs: Tensor, before: int, after: int) -> Tensor:
     @tf.custom_gradient
     def crop_differentiably(mesh: Tensor) -> Any:
         dynamic = tf.shape(mesh)
-        sizes = [dynamic[i] if mesh.shape[i] is None else mesh.shape[i] for i in (1, 2, 3)]
-        sizes = [size - before - after for size in sizes]
-        inner = tf.slice(mesh, [0, before, before, before, 0], [-1, *sizes, -1])
-        return inner, lambda upstream: embed(upstream, before, after)
+        starts = [before for before, _ in pads]
+        sizes = [
+            (dynamic[axis] if mesh.shape[axis] is None else mesh.shape[axis]) - before - after
+            for axis, (before, after) in enumerate(pads, start=1)
+        ]
+        inner = tf.slice(mesh, [0, *starts, 0], [-1, *sizes, -1])
+        return inner, lambda upstream: embed(upstream, pads)
 
     return crop_differentiably(inputs)
 
 
-def embed(inputs: Tensor, before: int, after: int) -> Tensor:
-    """Put zeros around a mesh: `before` at the start and `after` at the end of all three axes."""
+def embed(inputs: Tensor, pads: Pads) -> Tensor:
+    """Put zeros around a mesh `[batch, *mesh, channels]`, before and after along each axis."""
 
     @tf.custom_gradient
     def embed_differentiably(mesh: Tensor) -> Any:
-        outer = tf.pad(mesh, [[0, 0], *[[before, after]] * 3, [0, 0]])
-        return outer, lambda upstream: crop(upstream, before, after)
+        outer = tf.pad(mesh, [[0, 0], *([before, after] for before, after in pads), [0, 0]])
+        return outer, lambda upstream: crop(upstream, pads)
 
     return embed_differentiably(inputs)
 
 
-def _normalise(padding: Any) -> Pads:
-    expected = (
-        "a non-negative integer, three of them, or three pairs of them (before and after each axis)"
-    )
+_EXPECTED = {
+    1: "a non-negative integer or a pair of them (before and after)",
+    2: "a non-negative integer, two of them, or two pairs of them (before and after each axis)",
+    3: "a non-negative integer, three of them, or three pairs of them (before and after each axis)",
+}
 
+
+def _normalise(padding: Any, num_axes: int) -> Pads:
     def count(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise invalid("padding", expected, padding)
+        if not is_integer(value) or value < 0:
+            raise invalid("padding", _EXPECTED[num_axes], padding)
         return int(value)
 
     def pair(value: Any) -> tuple[int, int]:
         if not isinstance(value, (list, tuple)):
             return count(value), count(value)
         if len(value) != 2:
-            raise invalid("padding", expected, padding)
+            raise invalid("padding", _EXPECTED[num_axes], padding)
         return count(value[0]), count(value[1])
 
-    axes = padding if isinstance(padding, (list, tuple)) else (padding,) * 3
-    if len(axes) != 3:
-        raise invalid("padding", expected, padding)
-    return pair(axes[0]), pair(axes[1]), pair(axes[2])
+    if not isinstance(padding, (list, tuple)):
+        return (pair(padding),) * num_axes
+    if num_axes == 1 and len(padding) == 2:
+        return (pair(padding),)
+    if len(padding) != num_axes:
+        raise invalid("padding", _EXPECTED[num_axes], padding)
+    return tuple(pair(axis) for axis in padding)
 
 
-@keras.saving.register_keras_serializable(package="npe_tf_layers")
-class PeriodicPadding3D(keras.layers.Layer):
-    """Pads a three-dimensional mesh with its own periodic continuation.
-
-    Input `[batch, D, H, W, channels]`, output the same with longer D, H and W.
-
-    Args:
-        padding: cells to add: an integer (all six faces), three integers (both faces of each
-            axis), or three pairs (before and after each axis), as in `keras.layers.ZeroPadding3D`.
-        data_format: ``"channels_last"``.
-        **kwargs: of `keras.layers.Layer`.
-
-    Raises:
-        ValueError: if an argument is out of range or the input is not of rank 5.
-    """
+class _PeriodicPadding(keras.layers.Layer):
+    num_axes: int
 
     def __init__(self, padding: Any = 1, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.padding = _normalise(padding)
-        self.data_format = one_of("data_format", data_format or "channels_last", ("channels_last",))
-        self.input_spec = keras.layers.InputSpec(ndim=5)
+        self.padding = _normalise(padding, self.num_axes)
+        self.data_format = one_of(
+            "data_format", data_format or keras.config.image_data_format(), DATA_FORMATS
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=self.num_axes + 2)
 
     def call(self, inputs: Tensor) -> Tensor:
-        """Mesh `[batch, D, H, W, channels]` to padded mesh."""
-        return wrap(inputs, self.padding)
+        """Mesh to padded mesh."""
+        mesh = channels_last(inputs, self.data_format)
+        return channels_first(wrap(mesh, self.padding), self.data_format)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the padded mesh."""
-        if len(input_shape) != 5:
-            raise invalid("input_shape", "(batch, D, H, W, channels)", input_shape)
-        mesh = (
-            None if size is None else size + before + after
-            for size, (before, after) in zip(input_shape[1:4], self.padding, strict=True)
-        )
-        return (input_shape[0], *mesh, input_shape[4])
+        shape = list(input_shape)
+        if len(shape) != self.num_axes + 2:
+            raise invalid("input_shape", f"{self.num_axes + 2} sizes", tuple(input_shape))
+        first = 1 if self.data_format == "channels_last" else 2
+        for axis, pads in enumerate(self.padding, start=first):
+            shape[axis] = None if shape[axis] is None else shape[axis] + sum(pads)
+        return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -139,3 +166,66 @@ class PeriodicPadding3D(keras.layers.Layer):
             "padding": self.padding,
             "data_format": self.data_format,
         }
+
+
+@keras.saving.register_keras_serializable(package="npe_tf_layers")
+class PeriodicPadding1D(_PeriodicPadding):
+    """Pads a one-dimensional mesh with its own periodic continuation.
+
+    Input `[batch, D, channels]`, output the same with a longer D. Padding may be wider than the
+    mesh, which is then repeated.
+
+    Args:
+        padding: cells to add: an integer (both ends) or a pair (before and after), as in
+            `keras.layers.ZeroPadding1D`.
+        data_format: ``"channels_last"`` or ``"channels_first"`` (`[batch, channels, D]`); by
+            default the one of the Keras configuration.
+        **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range or the input is not of rank 3.
+    """
+
+    num_axes = 1
+
+
+@keras.saving.register_keras_serializable(package="npe_tf_layers")
+class PeriodicPadding2D(_PeriodicPadding):
+    """Pads a two-dimensional mesh with its own periodic continuation.
+
+    Input `[batch, H, W, channels]`, output the same with longer H and W. Padding may be wider than
+    the mesh, which is then repeated.
+
+    Args:
+        padding: cells to add: an integer (all four sides), two integers (both sides of each axis)
+            or two pairs (before and after each axis), as in `keras.layers.ZeroPadding2D`.
+        data_format: ``"channels_last"`` or ``"channels_first"`` (`[batch, channels, H, W]`); by
+            default the one of the Keras configuration.
+        **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range or the input is not of rank 4.
+    """
+
+    num_axes = 2
+
+
+@keras.saving.register_keras_serializable(package="npe_tf_layers")
+class PeriodicPadding3D(_PeriodicPadding):
+    """Pads a three-dimensional mesh with its own periodic continuation.
+
+    Input `[batch, D, H, W, channels]`, output the same with longer D, H and W. Padding may be
+    wider than the mesh, which is then repeated.
+
+    Args:
+        padding: cells to add: an integer (all six faces), three integers (both faces of each
+            axis) or three pairs (before and after each axis), as in `keras.layers.ZeroPadding3D`.
+        data_format: ``"channels_last"`` or ``"channels_first"`` (`[batch, channels, D, H, W]`);
+            by default the one of the Keras configuration.
+        **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range or the input is not of rank 5.
+    """
+
+    num_axes = 3
