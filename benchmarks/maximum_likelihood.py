@@ -24,6 +24,11 @@ alpha held positive the counts are -191,494.
 
 Run from the root of the repository: ``python benchmarks/maximum_likelihood.py --num_starts 2``. It
 exits with status 1 if the neural model, or its lead, is worse than known.
+
+With ``--component_family tapered_pareto --seed 1`` the neural model has two power laws with an
+exponential cut-off in place of the paper's two normals, and as many parameters: -219,111, so the
+normals are better by 400. (The best of eleven starts, polished for longer, is -219,109.8; four of
+them found it, the others ended 70 to 5,000 below.)
 """
 
 from __future__ import annotations
@@ -46,8 +51,8 @@ from npe_tf.pretraining import pretrain
 Array = NDArray[Any]
 
 MASS_THRESHOLD = 2e12
-LEAST_LOG_LIKELIHOOD = -218_800.0
-LEAST_LEAD = 7_500.0
+LEAST_LOG_LIKELIHOOD = {"normal": -218_800.0, "tapered_pareto": -219_200.0}
+LEAST_LEAD = {"normal": 7_500.0, "tapered_pareto": 7_100.0}
 
 
 class Fit(NamedTuple):
@@ -59,7 +64,7 @@ class Fit(NamedTuple):
     seconds: float
 
 
-def build_posterior() -> tuple[FieldPosterior, Array]:
+def build_posterior(component_family: str = "normal") -> tuple[FieldPosterior, Array]:
     """The model of the shipped box, and the density of its true initial field `[N, N, N]`."""
     box = load_nbody_box()
     config = PosteriorConfig(
@@ -69,6 +74,7 @@ def build_posterior() -> tuple[FieldPosterior, Array]:
         scale_factor=box.scale_factor,
         supersampling=2,
         mass_assignment="cic",
+        component_family=component_family,
         dtype="float64",
     )
     posterior = config.build(box.catalogue)
@@ -128,7 +134,7 @@ def fit_masses(log_mass: Array, log_threshold: float) -> Fit:
     return Fit(log_likelihood, best.x, evaluations, time.monotonic() - began)
 
 
-def fit_neural(posterior: FieldPosterior, delta: Array, num_starts: int) -> Fit:
+def fit_neural(posterior: FieldPosterior, delta: Array, num_starts: int, seed: int) -> Fit:
     """Pretrain with the default settings; the cost is that of all starts."""
     began = time.monotonic()
     fitted = pretrain(
@@ -136,6 +142,7 @@ def fit_neural(posterior: FieldPosterior, delta: Array, num_starts: int) -> Fit:
         posterior.likelihood,
         delta,
         num_starts=num_starts,
+        seed=seed,
         report=lambda line: print(line, flush=True),
     )
     gradients = sum(start.num_gradients for start in fitted.starts)
@@ -153,13 +160,20 @@ def main() -> int:
     """Fit both models and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num_starts", type=int, default=2, help="random starts of the network")
+    parser.add_argument("--seed", type=int, default=0, help="of the starts")
+    parser.add_argument(
+        "--component_family",
+        choices=list(LEAST_LEAD),
+        default="normal",
+        help="of the neural model's mass function",
+    )
     args = parser.parse_args()
 
-    posterior, delta = build_posterior()
+    posterior, delta = build_posterior(args.component_family)
     likelihood = posterior.likelihood
     counts = fit_neyrinck(likelihood.counts, delta, posterior.grid.cell_volume)
     masses = fit_masses(likelihood.log_masses, np.log(MASS_THRESHOLD))
-    neural = fit_neural(posterior, delta, args.num_starts)
+    neural = fit_neural(posterior, delta, args.num_starts, args.seed)
     classical = counts.log_likelihood + masses.log_likelihood
     lead = neural.log_likelihood - classical
 
@@ -172,10 +186,12 @@ def main() -> int:
     report(f"neural, {neural.parameters.size} parameters", neural.log_likelihood, neural)
     print(f"{'neural minus Neyrinck':28s} {lead:12,.1f}")
 
-    passed = neural.log_likelihood >= LEAST_LOG_LIKELIHOOD and lead >= LEAST_LEAD
+    least = LEAST_LOG_LIKELIHOOD[args.component_family]
+    least_lead = LEAST_LEAD[args.component_family]
+    passed = neural.log_likelihood >= least and lead >= least_lead
     print(
-        f"{'passed' if passed else 'FAILED'}: at least {LEAST_LOG_LIKELIHOOD:,.0f} and a lead of "
-        f"{LEAST_LEAD:,.0f} expected"
+        f"{'passed' if passed else 'FAILED'}: at least {least:,.0f} and a lead of "
+        f"{least_lead:,.0f} expected"
     )
     return 0 if passed else 1
 

@@ -54,6 +54,12 @@ def define_model_flags() -> None:
     flags.DEFINE_integer("num_components", 2, "Components of the halo mass function.")
     flags.DEFINE_float("softening", 0.1, "Added to 1 + delta before its logarithm is taken.")
     flags.DEFINE_enum("parameterisation", "log_mass", ["log_mass", "mass"], "Of the mass function.")
+    flags.DEFINE_enum(
+        "component_family",
+        "normal",
+        ["normal", "tapered_pareto"],
+        "Of the mass function; 'tapered_pareto' is a power law with an exponential cut-off.",
+    )
     flags.DEFINE_enum("dtype", "float32", ["float32", "float64"], "Precision of the fields.")
     flags.DEFINE_string(
         "completeness", None, "NumPy file (.npy) with the completeness field [N, N, N] in [0, 1]."
@@ -81,6 +87,7 @@ def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
         num_components=FLAGS.num_components,
         softening=FLAGS.softening,
         parameterisation=FLAGS.parameterisation,
+        component_family=FLAGS.component_family,
         dtype=dtype or FLAGS.dtype,
     )
 

@@ -10,11 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from layers.arguments import finite_number, invalid, one_of, positive_integer, positive_number
+from layers.components import ComponentFamily, component_family, family_config
 
 __all__ = ["MixtureDensity", "log_softplus"]
 
 Tensor = Any
 
+_OUTPUT_FORMATS = ("dict", "stacked")
 _MEAN_ACTIVATIONS = {"relu": tf.nn.relu, "softplus": tf.math.softplus}
 _SCALE_FLOOR = 1e-6
 _SCALE_FLOOR_HALF = 6.104e-5  # the smallest normal float16
@@ -47,19 +49,27 @@ class MixtureDensity(keras.layers.Layer):
       (6.1e-5 in float16), so that it cannot underflow to zero.
 
     The output is a dictionary of ``"log_amplitude"`` (finite however small alpha_t is), ``"mean"``
-    and ``"scale"``, each `[..., T]`. Weights, in this order: `amplitude_kernel` `[F, T]`,
-    `amplitude_bias` `[T]`, `mean_kernel`, `mean_bias`, `scale_kernel`, `scale_bias`; 12 numbers
-    for T = 2 and F = 1.
+    and ``"scale"``, each `[..., T]`, or the three in this order in one tensor `[..., 3, T]`, which
+    a Keras loss such as `PoissonProcessLoss` takes. Weights, in this order: `amplitude_kernel`
+    `[F, T]`, `amplitude_bias` `[T]`, `mean_kernel`, `mean_bias`, `scale_kernel`, `scale_bias`; 12
+    numbers for T = 2 and F = 1. Any T >= 1 and F >= 1 will do, and any number of dimensions before
+    the last.
 
-    Where act is a relu whose argument is negative for every psi, a mean coincides with the one
-    before it and has no gradient: the second component is dead. So `mean_bias` starts at 0 for the
-    first component and at 1 for the others.
+    The means are in order because no step between them is negative. With a relu they may coincide:
+    where its argument is negative for every psi, a mean is the one before it and has no gradient,
+    and the component is dead. So `mean_bias` starts at 0 for the first component and at 1 for the
+    others. With softplus the steps are positive, the means differ (until rounding joins them) and
+    no gradient vanishes. The first mean is free, and may be below the threshold.
+
+    What a mean and a scale are is up to the family of the components: of a normal in log mass its
+    mean and standard deviation, of a tapered Pareto the log of its cut-off mass and the e-folding
+    of its power law. The layer computes the same for all; the family is for whoever reads it.
 
     Args:
-        num_components: T.
-        log_mass_threshold: natural log of the smallest mass; the origin of the first mean.
-        initial_amplitude: alpha_t where w psi + b = 0.
-        initial_width: sigma_t where w psi + b = 0.
+        num_components: T, an integer of at least one.
+        log_mass_threshold: natural log of the smallest mass, finite; the origin of the first mean.
+        initial_amplitude: alpha_t where w psi + b = 0; positive and finite.
+        initial_width: sigma_t where w psi + b = 0; positive and finite, 1e-6 at least to matter.
         mean_activation: act, ``"relu"`` or ``"softplus"``; the latter is smooth and never dead.
         kernel_initializer: of the three kernels side by side, `[F, 3 T]`.
         amplitude_bias_initializer: of `amplitude_bias`.
@@ -69,7 +79,13 @@ class MixtureDensity(keras.layers.Layer):
         bias_regularizer: of each bias.
         kernel_constraint: on each kernel.
         bias_constraint: on each bias.
+        family: of the components: ``"normal"``, ``"tapered_pareto"`` or a `ComponentFamily`.
+        parameterisation: ``"log_mass"`` or, for normals only, ``"mass"``; see `component_family`.
+        output_format: ``"dict"`` or ``"stacked"``.
         **kwargs: of `keras.layers.Layer`.
+
+    Attributes:
+        family: the `ComponentFamily` that the outputs are parameters of.
 
     Raises:
         ValueError: if an argument is out of range or the number of features is unknown.
@@ -90,6 +106,9 @@ class MixtureDensity(keras.layers.Layer):
         bias_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        family: str | ComponentFamily = "normal",
+        parameterisation: str = "log_mass",
+        output_format: str = "dict",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -106,6 +125,9 @@ class MixtureDensity(keras.layers.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.family = component_family(family, parameterisation)
+        self.parameterisation = parameterisation
+        self.output_format = one_of("output_format", output_format, _OUTPUT_FORMATS)
         self.input_spec = keras.layers.InputSpec(min_ndim=1)
 
     def build(self, input_shape: Any) -> None:
@@ -146,8 +168,12 @@ class MixtureDensity(keras.layers.Layer):
         self.scale_kernel = add_kernel("scale", 2)
         self.scale_bias = add_bias("scale", self.scale_bias_initializer)
 
-    def call(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Features `[..., F]` to log amplitudes, means and widths, each `[..., T]`."""
+    def call(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Features `[..., F]` to log amplitudes, means and widths, each `[..., T]`.
+
+        Returns:
+            A dictionary of the three, or one tensor `[..., 3, T]`.
+        """
         amplitudes = _components(
             inputs,
             self.amplitude_kernel,
@@ -162,14 +188,17 @@ class MixtureDensity(keras.layers.Layer):
         for step in steps[1:]:
             means.append(means[-1] + act(step))
         floor = _SCALE_FLOOR_HALF if self.compute_dtype == "float16" else _SCALE_FLOOR
-        return {
+        outputs = {
             "log_amplitude": tf.stack([log_softplus(x) for x in amplitudes], axis=-1),
             "mean": tf.stack(means, axis=-1),
             "scale": tf.stack([tf.maximum(tf.math.softplus(x), floor) for x in scales], axis=-1),
         }
+        return outputs if self.output_format == "dict" else tf.stack([*outputs.values()], axis=-2)
 
-    def compute_output_shape(self, input_shape: Any) -> dict[str, tuple[int | None, ...]]:
-        """Shape of each entry of the output."""
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Shape of the output, or of each entry of it."""
+        if self.output_format == "stacked":
+            return (*input_shape[:-1], 3, self.num_components)
         shape = (*input_shape[:-1], self.num_components)
         return {"log_amplitude": shape, "mean": shape, "scale": shape}
 
@@ -192,6 +221,9 @@ class MixtureDensity(keras.layers.Layer):
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "family": family_config(self.family, self.parameterisation),
+            "parameterisation": self.parameterisation,
+            "output_format": self.output_format,
         }
 
 

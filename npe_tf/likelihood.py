@@ -200,9 +200,17 @@ class PoissonLikelihood:
         counts = np.bincount(self.voxels, minlength=int(np.prod(self.shape)))
         return counts.reshape(self.shape)
 
-    def expected_counts(self, mass_function: HaloMassFunction) -> Tensor:
-        """Expected haloes in each voxel, of shape `shape`."""
-        counts = mass_function.integral() * tf.cast(self.grid.cell_volume, mass_function.dtype)
+    def expected_counts(
+        self, mass_function: HaloMassFunction, log_mass: float | None = None
+    ) -> Tensor:
+        """Expected haloes in each voxel, of shape `shape`.
+
+        Args:
+            mass_function: of batch shape `shape`.
+            log_mass: count those above it; above the threshold by default [log of Msun/h].
+        """
+        cell_volume = tf.cast(self.grid.cell_volume, mass_function.dtype)
+        counts = mass_function.integral(log_mass) * cell_volume
         if self._completeness is not None:
             counts *= tf.constant(self._completeness, mass_function.dtype)
         return counts

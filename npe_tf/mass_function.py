@@ -1,60 +1,31 @@
 r"""The halo mass function of an environment as a TFP distribution.
 
-A mixture of T normal components in log mass, in either of two parameterisations of the same
-family (natural logarithms throughout, masses in Msun/h):
+A mixture of T components in log mass (natural logarithms throughout, masses in Msun/h). The paper's
+components are normal, in either of two parameterisations of the same family of mass functions:
 
 * ``"log_mass"``: dn/dlogM = sum_t alpha_t N(log M; mu_t, sigma_t);
 * ``"mass"`` (Charnock et al. 2020, eq. 10 as their notebook has it):
   n(M) = dn/dM = sum_t alpha_t exp(-mu_t) N(log M; mu_t, sigma_t).
 
-As densities in log M the two differ by the tilt exp(log M - mu_t) of each component, which is all
-that the code below needs to know of them. Everything is evaluated in log space: exp(sigma^2/2)
-overflows long before the mass function is unphysical.
+`layers.components` has these, others, and how to add one. Everything is evaluated in log space:
+exp(sigma^2/2) overflows long before the mass function is unphysical.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from layers import mixtures
+from layers.components import PARAMETERISATIONS, ComponentFamily, component_family
+
 __all__ = ["PARAMETERISATIONS", "HaloMassFunction"]
 
 tfd = tfp.distributions
 Tensor = Any
-
-PARAMETERISATIONS = ("log_mass", "mass")
-
-_SQRT2 = math.sqrt(2.0)
-_LOG_2PI_HALF = 0.5 * math.log(2.0 * math.pi)
-_NEWTON_STEPS = 6
-
-
-def _log_survival(z: Tensor) -> Tensor:
-    """Upper tail of the standard normal beyond sqrt(2) z, in logs: log(erfc(z)/2)."""
-    return tfp.math.logerfc(z) - math.log(2.0)
-
-
-def _inverse_log_survival(log_survival: Tensor, lower: Tensor) -> Tensor:
-    """Solve log(erfc(z)/2) = log_survival for z >= lower.
-
-    Newton's method on a concave, falling function converges from the left without overshooting;
-    `lower` is to the left of the solution. In the far tail the first step from there is poor, and
-    sqrt(lower^2 - log u) (the exponential tail's own solution) starts closer.
-    """
-    excess = _log_survival(lower) - log_survival
-    start = tf.where(lower > 0.0, tf.sqrt(tf.square(lower) + excess), lower)
-    body = tf.math.erfcinv(2.0 * tf.exp(tf.clip_by_value(log_survival, -20.0, 0.0)))
-    z = tf.where(log_survival > -15.0, body, start)
-    for _ in range(_NEWTON_STEPS):
-        # d/dz log erfc(z) = -2/sqrt(pi) exp(-z^2) / erfc(z)
-        log_slope = math.log(2.0 / math.sqrt(math.pi)) - tf.square(z) - tfp.math.logerfc(z)
-        step = (_log_survival(z) - log_survival) * tf.exp(-log_slope)
-        z = tf.where(log_survival > -15.0, z, z + step)
-    return tf.maximum(z, lower)
 
 
 class HaloMassFunction(tfp.distributions.Distribution):
@@ -69,12 +40,13 @@ class HaloMassFunction(tfp.distributions.Distribution):
         mean: mu_t, `[..., T]` [log of Msun/h].
         scale: sigma_t > 0, `[..., T]`.
         log_mass_threshold: log of the smallest mass [log of Msun/h].
-        parameterisation: ``"log_mass"`` or ``"mass"``.
+        parameterisation: ``"log_mass"`` or, for normal components, ``"mass"``.
+        family: of the components, ``"normal"``, ``"tapered_pareto"`` or a `ComponentFamily`.
         validate_args: check `scale > 0` at run time.
         name: of the distribution.
 
     Raises:
-        ValueError: if `parameterisation` is unknown.
+        ValueError: if `parameterisation` or `family` is unknown.
     """
 
     def __init__(
@@ -84,24 +56,20 @@ class HaloMassFunction(tfp.distributions.Distribution):
         scale: Tensor,
         log_mass_threshold: float,
         parameterisation: str = "log_mass",
+        family: str | ComponentFamily = "normal",
         validate_args: bool = False,
         allow_nan_stats: bool = True,
         name: str = "HaloMassFunction",
     ) -> None:
         """Keep the parameters as tensors."""
         parameters = dict(locals())
-        if parameterisation not in PARAMETERISATIONS:
-            raise ValueError(
-                "Invalid value for argument `parameterisation`. Expected one of "
-                f"{PARAMETERISATIONS}. Received: parameterisation={parameterisation!r}"
-            )
+        self._family = component_family(family, parameterisation)
         with tf.name_scope(name) as name:
             self._log_amplitude = tf.convert_to_tensor(log_amplitude)
             dtype = self._log_amplitude.dtype
             self._mean = tf.convert_to_tensor(mean, dtype)
             self._scale = tf.convert_to_tensor(scale, dtype)
             self._log_mass_threshold = tf.convert_to_tensor(log_mass_threshold, dtype)
-            self._tilted = parameterisation == "mass"
             self._parameterisation = parameterisation
             super().__init__(
                 dtype=dtype,
@@ -119,7 +87,7 @@ class HaloMassFunction(tfp.distributions.Distribution):
 
     @property
     def mean_log_mass(self) -> Tensor:
-        """mu_t, `[..., T]`; the means of the components, not of the distribution."""
+        """mu_t, `[..., T]`; of the components (as their family has it), not of the distribution."""
         return self._mean
 
     @property
@@ -137,6 +105,11 @@ class HaloMassFunction(tfp.distributions.Distribution):
         """``"log_mass"`` or ``"mass"``."""
         return self._parameterisation
 
+    @property
+    def family(self) -> ComponentFamily:
+        """What one component is."""
+        return self._family
+
     def at(self, indices: Tensor) -> HaloMassFunction:
         """The mass functions of chosen voxels.
 
@@ -152,13 +125,19 @@ class HaloMassFunction(tfp.distributions.Distribution):
             for p in (self._log_amplitude, self._mean, self._scale)
         )
         return HaloMassFunction(
-            log_amplitude, mean, scale, self._log_mass_threshold, self._parameterisation
+            log_amplitude,
+            mean,
+            scale,
+            self._log_mass_threshold,
+            self._parameterisation,
+            self._family,
         )
 
     def log_intensity(self, log_mass: Tensor) -> Tensor:
-        """Un-normalised mass function log(dn/dlogM), whether above the threshold or below it.
+        """Un-normalised mass function log(dn/dlogM).
 
-        Subtract `log_mass` for log(dn/dM).
+        Normal components go on below the threshold; a tapered Pareto, which starts there, has the
+        value at the threshold below it. Subtract `log_mass` for log(dn/dM).
 
         Args:
             log_mass: broadcastable with the batch shape.
@@ -166,39 +145,50 @@ class HaloMassFunction(tfp.distributions.Distribution):
         Returns:
             `[...]` [log of (h/Mpc)^3].
         """
-        log_mass = tf.convert_to_tensor(log_mass, self.dtype)[..., tf.newaxis]
-        offset = log_mass - self._mean
-        terms = (
-            self._log_amplitude - 0.5 * tf.square(offset / self._scale) - tf.math.log(self._scale)
+        return mixtures.log_intensity(
+            self._log_amplitude,
+            self._mean,
+            self._scale,
+            log_mass,
+            self._family,
+            self._log_mass_threshold,
         )
-        if self._tilted:
-            terms += offset
-        return tf.reduce_logsumexp(terms, axis=-1) - _LOG_2PI_HALF
 
-    def _standardised_threshold(self) -> Tensor:
-        """Threshold in units of sqrt(2) sigma from each component's mean in log mass."""
-        distance = self._log_mass_threshold - self._mean
-        if self._tilted:
-            distance -= tf.square(self._scale)
-        return distance / (_SQRT2 * self._scale)
+    def log_integral(self, log_mass: Tensor | None = None) -> Tensor:
+        """Log number density of haloes above a mass, by default above the threshold.
 
-    def _log_integral_of_components(self) -> Tensor:
-        log_integral = self._log_amplitude + _log_survival(self._standardised_threshold())
-        if self._tilted:
-            log_integral += 0.5 * tf.square(self._scale)
-        return log_integral
+        Args:
+            log_mass: at or above the threshold, broadcastable with the batch shape.
 
-    def log_integral(self) -> Tensor:
-        """Log number density of haloes above the threshold, `[...]` [log of (h/Mpc)^3]."""
-        return tf.reduce_logsumexp(self._log_integral_of_components(), axis=-1)
+        Returns:
+            `[...]` [log of (h/Mpc)^3].
+        """
+        return mixtures.log_integral(
+            self._log_amplitude,
+            self._mean,
+            self._scale,
+            self._family,
+            self._log_mass_threshold,
+            log_mass,
+        )
 
-    def integral(self) -> Tensor:
-        """Number density of haloes above the threshold, `[...]` [(h/Mpc)^3]."""
-        if self._tilted:
-            return tf.reduce_sum(tf.exp(self._log_integral_of_components()), axis=-1)
-        # Without the tilt nothing grows, and the direct form costs half of the one in log space.
-        survival = 0.5 * tf.math.erfc(self._standardised_threshold())
-        return tf.reduce_sum(tf.exp(self._log_amplitude) * survival, axis=-1)
+    def integral(self, log_mass: Tensor | None = None) -> Tensor:
+        """Number density of haloes above a mass, by default above the threshold.
+
+        Args:
+            log_mass: at or above the threshold, broadcastable with the batch shape.
+
+        Returns:
+            `[...]` [(h/Mpc)^3].
+        """
+        return mixtures.integral(
+            self._log_amplitude,
+            self._mean,
+            self._scale,
+            self._family,
+            self._log_mass_threshold,
+            log_mass,
+        )
 
     def _batch_shape(self) -> tf.TensorShape:
         shape = tf.broadcast_static_shape(self._log_amplitude.shape, self._mean.shape)
@@ -221,9 +211,10 @@ class HaloMassFunction(tfp.distributions.Distribution):
 
     def _sample_n(self, n: Tensor, seed: Any = None) -> Tensor:
         component_seed, mass_seed = tfp.random.split_seed(seed, n=2, salt="halo_mass_function")
-        batch = self._batch_shape_tensor()
-        full = tf.concat([batch, tf.shape(self._log_amplitude)[-1:]], axis=0)
-        logits = tf.broadcast_to(self._log_integral_of_components(), full)
+        threshold = self._log_mass_threshold
+        log_survival = self._family.log_survival(threshold, self._mean, self._scale, threshold)
+        full = tf.concat([self._batch_shape_tensor(), tf.shape(self._log_amplitude)[-1:]], axis=0)
+        logits = tf.broadcast_to(self._log_amplitude + log_survival, full)
         component = tfd.Categorical(logits=logits).sample(n, seed=component_seed)
         one_hot = tf.one_hot(component, depth=full[-1], on_value=True, off_value=False)
 
@@ -231,14 +222,13 @@ class HaloMassFunction(tfp.distributions.Distribution):
             chosen = tf.where(one_hot, parameter, tf.zeros([], self.dtype))
             return tf.reduce_sum(chosen, axis=-1)
 
-        threshold = choose(self._standardised_threshold())
-        scale = choose(self._scale)
-        mean = choose(self._mean)
-        if self._tilted:
-            mean += tf.square(scale)
         tiny = np.finfo(self.dtype.as_numpy_dtype).tiny
         uniform = tf.random.stateless_uniform(
-            tf.shape(threshold), mass_seed, minval=tiny, dtype=self.dtype
+            tf.shape(component), mass_seed, minval=tiny, dtype=self.dtype
         )
-        z = _inverse_log_survival(tf.math.log(uniform) + _log_survival(threshold), threshold)
-        return tf.maximum(mean + _SQRT2 * scale * z, self._log_mass_threshold)
+        return self._family.inverse_log_survival(
+            tf.math.log(uniform) + choose(log_survival),
+            choose(self._mean),
+            choose(self._scale),
+            threshold,
+        )

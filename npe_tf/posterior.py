@@ -180,6 +180,7 @@ class PosteriorConfig:
         parameterisation: ``"log_mass"`` or ``"mass"``, see `HaloMassFunction`.
         prior_scale: standard deviation of the prior of each bias parameter.
         dtype: ``"float32"`` or ``"float64"``.
+        component_family: ``"normal"`` or ``"tapered_pareto"``, see `HaloMassFunction`.
     """
 
     num_cells: int
@@ -195,6 +196,7 @@ class PosteriorConfig:
     parameterisation: str = "log_mass"
     prior_scale: float = 10.0
     dtype: str = "float32"
+    component_family: str = "normal"
 
     def build(self, catalogue: Catalogue, completeness: ArrayLike | None = None) -> FieldPosterior:
         """Compose the posterior of a catalogue.
@@ -240,10 +242,11 @@ class PosteriorConfig:
             padding=self.padding,
             softening=self.softening,
             parameterisation=self.parameterisation,
+            family=self.component_family,
             dtype=self.dtype,
             seed=seed,
         )
-        return NeuralBias(model, log_mass_threshold, self.parameterisation)
+        return NeuralBias(model, log_mass_threshold, self.parameterisation, self.component_family)
 
     def to_attributes(self) -> dict[str, str | int | float]:
         """Flat numbers and strings, as a file's attributes keep them."""

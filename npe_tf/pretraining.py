@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
-from npe_tf.bias.neural import NeuralBias
+from npe_tf.bias.neural import NeuralBias, starting_mean_bias
 from npe_tf.likelihood import PoissonLikelihood
 
 __all__ = [
@@ -93,9 +93,8 @@ def random_parameters(bias: NeuralBias, seed: int) -> NDArray[np.float64]:
     """
     rng = np.random.default_rng(seed)
     start = np.zeros(bias.parameters.size)
-    for index, name in enumerate(bias.parameters.names):
-        if name.startswith("mean_bias") and not name.endswith("[0]"):
-            start[index] = 1.0
+    of_means = [n.startswith("mean_bias[") for n in bias.parameters.names]
+    start[of_means] = starting_mean_bias(bias.family, sum(of_means))
     return start + 0.5 * rng.standard_normal(start.size)
 
 
@@ -332,6 +331,7 @@ def save_parameters(
             file["starts/is_dead"] = [s.is_dead for s in fitted.starts]
             file.attrs["log_likelihood"] = fitted.log_likelihood
             file.attrs["parameters"] = list(bias.parameters.names)
+            file.attrs["family"] = bias.family.name
             file.attrs.update(attributes or {})
         os.replace(temporary, path)
     finally:
@@ -350,7 +350,8 @@ def load_parameters(path: str | Path, bias: NeuralBias) -> NDArray[np.float64]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, or of a model with other parameters.
+        ValueError: if it is no such file, or of a model with other parameters or another family of
+            components.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There are no parameters at {str(path)!r}")
@@ -358,6 +359,7 @@ def load_parameters(path: str | Path, bias: NeuralBias) -> NDArray[np.float64]:
         with h5py.File(path) as file:
             theta = np.asarray(file["theta"], dtype=np.float64)
             names = tuple(file.attrs["parameters"])
+            family = file.attrs.get("family", bias.family.name)
     except (OSError, KeyError) as error:
         raise ValueError(
             f"Invalid value for argument `path`. Expected a file of fitted parameters. Received: "
@@ -367,6 +369,11 @@ def load_parameters(path: str | Path, bias: NeuralBias) -> NDArray[np.float64]:
         raise ValueError(
             f"Invalid value for argument `path`. Expected the parameters "
             f"{list(bias.parameters.names)}. Received: {list(names)}"
+        )
+    if family != bias.family.name:
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected parameters of the family "
+            f"{bias.family.name!r}. Received: {family!r} in {str(path)!r}"
         )
     if theta.shape != (bias.parameters.size,):
         raise ValueError(

@@ -294,14 +294,8 @@ class _Environments:
     def _expected(self, mass_function: HaloMassFunction, environment: NDArray[np.int64]) -> Array:
         above = []
         for edge in self.edges:
-            beyond = HaloMassFunction(
-                mass_function.log_amplitude,
-                mass_function.mean_log_mass,
-                mass_function.scale,
-                edge,
-                mass_function.parameterisation,
-            )
-            counts = np.asarray(self.likelihood.expected_counts(beyond), dtype=np.float64).ravel()
+            beyond = self.likelihood.expected_counts(mass_function, edge)
+            counts = np.asarray(beyond, dtype=np.float64).ravel()
             above.append(np.bincount(environment, counts, minlength=_NUM_ENVIRONMENTS))
         cumulative = np.stack(above, axis=-1)
         return np.asarray(cumulative[..., :-1] - cumulative[..., 1:])

@@ -13,17 +13,24 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from layers import MixtureDensity, MultipoleConv3D
-from npe_tf.mass_function import PARAMETERISATIONS, HaloMassFunction
+from layers.components import ComponentFamily, TaperedParetoComponents, component_family
+from npe_tf.mass_function import HaloMassFunction
 from npe_tf.parameters import FlatParameters
 
-__all__ = ["LogDensity", "NeuralBias", "neural_bias_model"]
+__all__ = ["LogDensity", "NeuralBias", "neural_bias_model", "starting_mean_bias"]
 
 Tensor = Any
 
 _PAPER_WIDTH = math.log1p(1e3)  # softplus(log 1e3)
 _INITIAL_WIDTH = {"log_mass": math.log1p(math.exp(0.5)), "mass": _PAPER_WIDTH}
+# The halo mass function below its knee is about M^-1 per unit log mass.
+_PARETO_WIDTH = 1.0
+# e-folds from the threshold to the first cut-off and from each cut-off to the next: with two
+# components and a threshold of 2e12 Msun/h they start at 1.5e13 and 1.1e14
+_PARETO_STEP = 2.0
 
 
 @keras.saving.register_keras_serializable(package="npe_tf")
@@ -58,6 +65,20 @@ class LogDensity(keras.layers.Layer):
         return {**super().get_config(), "softening": self.softening}
 
 
+def starting_mean_bias(family: ComponentFamily, num_components: int) -> NDArray[np.float64]:
+    """Where `neural_bias_model` starts `mean_bias`, `[T]`: distances between the means.
+
+    The first is from the threshold. A cut-off at the threshold would be a poor start.
+
+    Args:
+        family: of the components.
+        num_components: T.
+    """
+    if isinstance(family, TaperedParetoComponents):
+        return np.full(num_components, _PARETO_STEP)
+    return np.minimum(np.arange(num_components), 1.0)
+
+
 def neural_bias_model(
     num_cells: int | None = None,
     *,
@@ -67,6 +88,7 @@ def neural_bias_model(
     padding: str = "periodic",
     softening: float = 0.1,
     parameterisation: str = "log_mass",
+    family: str | ComponentFamily = "normal",
     dtype: str = "float32",
     seed: int | None = None,
 ) -> keras.Model:
@@ -79,7 +101,9 @@ def neural_bias_model(
         num_components: mixture components T.
         padding: ``"periodic"``, or ``"valid"`` to keep interior voxels only.
         softening: of the logarithm of the density.
-        parameterisation: sets the initial width of the components only; see `HaloMassFunction`.
+        parameterisation: with the family it sets where the components start, nothing else; see
+            `HaloMassFunction`.
+        family: of the components, see `HaloMassFunction`.
         dtype: ``"float32"`` or ``"float64"``.
         seed: of the initial weights.
 
@@ -87,11 +111,8 @@ def neural_bias_model(
         A model from overdensity `[batch, N, N, N, 1]` to a dictionary of `log_amplitude`, `mean`
         and `scale`, each `[batch, N', N', N', T]`.
     """
-    if parameterisation not in PARAMETERISATIONS:
-        raise ValueError(
-            "Invalid value for argument `parameterisation`. Expected one of "
-            f"{PARAMETERISATIONS}. Received: parameterisation={parameterisation!r}"
-        )
+    components = component_family(family, parameterisation)
+    is_pareto = isinstance(components, TaperedParetoComponents)
     seeds = np.random.SeedSequence(seed).generate_state(2)
     delta = keras.Input((num_cells,) * 3 + (1,), dtype=dtype, name="delta")
     log_density = LogDensity(softening, dtype=dtype, name="log_density")(delta)
@@ -107,8 +128,11 @@ def neural_bias_model(
     mixture = MixtureDensity(
         num_components,
         log_mass_threshold=log_mass_threshold,
-        initial_width=_INITIAL_WIDTH[parameterisation],
+        initial_width=_PARETO_WIDTH if is_pareto else _INITIAL_WIDTH[parameterisation],
         kernel_initializer=keras.initializers.GlorotUniform(seed=int(seeds[1])),
+        mean_bias_initializer=keras.initializers.Constant(_PARETO_STEP) if is_pareto else None,
+        family=family,
+        parameterisation=parameterisation,
         dtype=dtype,
         name="mixture_density",
     )(psi)
@@ -123,20 +147,22 @@ class NeuralBias:
             and `scale`; `neural_bias_model` or any other.
         log_mass_threshold: log of the smallest halo mass [log of Msun/h].
         parameterisation: how the mixture is read; see `HaloMassFunction`.
+        family: of the components, see `HaloMassFunction`. It is not read off the model: a model
+            loaded from a SavedModel has no layers to ask.
 
     Attributes:
         parameters: the weights as one flat vector theta.
     """
 
     def __init__(
-        self, model: Any, log_mass_threshold: float, parameterisation: str = "log_mass"
+        self,
+        model: Any,
+        log_mass_threshold: float,
+        parameterisation: str = "log_mass",
+        family: str | ComponentFamily = "normal",
     ) -> None:
         """Read the model's parameters off it."""
-        if parameterisation not in PARAMETERISATIONS:
-            raise ValueError(
-                "Invalid value for argument `parameterisation`. Expected one of "
-                f"{PARAMETERISATIONS}. Received: parameterisation={parameterisation!r}"
-            )
+        self.family = component_family(family, parameterisation)
         self.model = model
         self.log_mass_threshold = log_mass_threshold
         self.parameterisation = parameterisation
@@ -185,4 +211,5 @@ class NeuralBias:
             outputs["scale"][0],
             self.log_mass_threshold,
             self.parameterisation,
+            self.family,
         )

@@ -73,9 +73,12 @@ def test_pretrain_infer_summarise(folder, catalogue):
         assert file["constants/true_delta_linear"].shape == (8, 8, 8)
     printed, _ = run("infer", *arguments)
     assert "going on after sweep 8 of 8" in printed
-    _, complained = run("infer", *arguments, "--seed=7", status=2)
+    other = [f"--catalogue={catalogue}", f"--output={output}", *SMALL, "--seed=7",
+             "--component_family=tapered_pareto"]  # fmt: skip
+    _, complained = run("infer", *other, status=2)
     assert "different run" in complained
     assert "seed: expected 7, received 0" in complained
+    assert "component_family: expected 'tapered_pareto', received 'normal'" in complained
 
     printed, complained = run("summarise", f"--run={output}")
     for part in (

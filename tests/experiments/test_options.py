@@ -1,8 +1,11 @@
 import io
 
 import pytest
+from absl import flags
 
+from experiments import infer  # noqa: F401  (defines the flags)
 from experiments.options import ProgressLine
+from layers.components import FAMILIES, PARAMETERISATIONS
 
 
 class Terminal(io.StringIO):
@@ -46,3 +49,8 @@ def test_a_log_gets_whole_lines():
     stream = io.StringIO()
     ProgressLine(stream)("sweep 1")
     assert stream.getvalue() == "sweep 1\n"
+
+
+def test_flags_offer_what_the_layers_have():
+    assert tuple(flags.FLAGS["component_family"].parser.enum_values) == FAMILIES
+    assert tuple(flags.FLAGS["parameterisation"].parser.enum_values) == PARAMETERISATIONS

@@ -9,48 +9,143 @@ import pytest
 import tensorflow as tf
 
 import layers
-from layers import MixtureDensity, MultipoleConv3D, PeriodicPadding3D
+from layers import (
+    MixtureDensity,
+    MultipoleConv,
+    MultipoleConv1D,
+    MultipoleConv2D,
+    MultipoleConv3D,
+    MultipolePower,
+    MultipoleProduct,
+    PeriodicPadding1D,
+    PeriodicPadding2D,
+    PeriodicPadding3D,
+)
 
 MESH = (4, 3, 5)
 
-# (name, constructor, arguments, input shape without the batch)
-CASES = [
-    ("conv_periodic", MultipoleConv3D, {"filters": 1, "kernel_size": 3, "padding": "periodic"}, 1),
-    ("conv_valid", MultipoleConv3D, {"filters": 1, "kernel_size": 3}, 1),
-    (
-        "conv_same",
-        MultipoleConv3D,
-        {"filters": 1, "kernel_size": 3, "padding": "same", "use_bias": False},
-        1,
+# name: (constructor, arguments, shapes of the inputs without the batch)
+CASES = {
+    "conv1d_even": (
+        MultipoleConv1D,
+        {"filters": 1, "kernel_size": 4, "multipoles": (0, 1), "padding": "periodic"},
+        [(6, 1)],
     ),
-    (
-        "conv_dense_periodic",
+    "conv1d_strides": (
+        MultipoleConv1D,
+        {
+            "filters": 2,
+            "kernel_size": 3,
+            "multipoles": (1, 0),
+            "share_orders": True,
+            "strides": 2,
+            "padding": "same",
+            "activation": "tanh",
+        },
+        [(7, 2)],
+    ),
+    "conv2d_channels_first": (
+        MultipoleConv2D,
+        {
+            "filters": (1, 2),
+            "kernel_size": 3,
+            "multipoles": (0, 2),
+            "share_orders": True,
+            "isotropic": True,
+            "padding": "periodic",
+            "data_format": "channels_first",
+            "activation": "softplus",
+            "method": "shells",
+        },
+        [(2, 4, 3)],
+    ),
+    "conv2d_dilated": (
+        MultipoleConv2D,
+        {
+            "filters": 1,
+            "kernel_size": 3,
+            "multipoles": (0, 2),
+            "dilation_rate": (1, 2),
+            "padding": "same",
+            "method": "dense",
+        },
+        [(4, 5, 2)],
+    ),
+    "conv3d_paper": (
+        MultipoleConv3D,
+        {"filters": 1, "kernel_size": 3, "padding": "periodic", "activation": "softplus"},
+        [(*MESH, 1)],
+    ),
+    "conv3d_valid": (MultipoleConv3D, {"filters": 1, "kernel_size": 3}, [(*MESH, 1)]),
+    "conv3d_dense": (
         MultipoleConv3D,
         {
-            "filters": 3,
+            "filters": 2,
             "kernel_size": 3,
+            "multipoles": (0, 1),
             "padding": "periodic",
             "activation": "softplus",
             "kernel_initializer": keras.initializers.HeNormal(seed=2),
             "bias_initializer": keras.initializers.Constant(0.3),
             "kernel_regularizer": keras.regularizers.L2(0.1),
             "bias_regularizer": keras.regularizers.L1(0.1),
+            "activity_regularizer": keras.regularizers.L2(0.1),
             "kernel_constraint": keras.constraints.MaxNorm(3.0),
             "bias_constraint": keras.constraints.NonNeg(),
+            "method": "dense",
         },
-        2,
+        [(*MESH, 2)],
     ),
-    ("conv_dense_valid", MultipoleConv3D, {"filters": 2, "kernel_size": 3}, 1),
-    (
-        "conv_shells_same",
+    "conv3d_strides": (
         MultipoleConv3D,
-        {"filters": 2, "kernel_size": 5, "padding": "same", "method": "shells"},
-        2,
+        {"filters": 1, "kernel_size": (3, 2, 3), "multipoles": (1,), "strides": (1, 2, 2)},
+        [(*MESH, 1)],
     ),
-    ("padding", PeriodicPadding3D, {"padding": ((1, 0), (2, 2), (0, 1))}, 2),
-    ("mixture", MixtureDensity, {"num_components": 2, "log_mass_threshold": 28.3}, 1),
-    (
-        "mixture_softplus",
+    "conv3d_shells": (
+        MultipoleConv3D,
+        {
+            "filters": 1,
+            "kernel_size": (3, 3, 2),
+            "multipoles": (0, 1, 2),
+            "share_orders": True,
+            "dilation_rate": (1, 1, 2),
+            "padding": "same",
+            "use_bias": False,
+            "method": "shells",
+        },
+        [(*MESH, 2)],
+    ),
+    "padding1d": (PeriodicPadding1D, {"padding": (1, 2)}, [(4, 2)]),
+    "padding2d": (
+        PeriodicPadding2D,
+        {"padding": (1, (0, 2)), "data_format": "channels_first"},
+        [(2, 3, 4)],
+    ),
+    "padding3d": (PeriodicPadding3D, {"padding": ((1, 0), (2, 2), (0, 1))}, [(*MESH, 2)]),
+    "power": (MultipolePower, {"multipoles": (0, 1, 2), "filters": (2, 1, 1)}, [(*MESH, 10)]),
+    "power_channels_first": (
+        MultipolePower,
+        {"multipoles": (2, 0), "data_format": "channels_first"},
+        [(6, 3, 4)],
+    ),
+    "product": (MultipoleProduct, {"multipoles": (0, 1)}, [(*MESH, 8), (*MESH, 8)]),
+    "product_all": (
+        MultipoleProduct,
+        {"multipoles": (1, 0), "pairs": "all", "data_format": "channels_first"},
+        [(6, 3, 4), (3, 3, 4)],
+    ),
+    "mixture": (MixtureDensity, {"num_components": 2, "log_mass_threshold": 28.3}, [(*MESH, 1)]),
+    "mixture_tapered_pareto_stacked": (
+        MixtureDensity,
+        {
+            "num_components": 2,
+            "log_mass_threshold": 2.0,
+            "family": "tapered_pareto",
+            "output_format": "stacked",
+        },
+        [(*MESH, 2)],
+    ),
+    "mixture_softplus": (
         MixtureDensity,
         {
             "num_components": 3,
@@ -66,38 +161,52 @@ CASES = [
             "kernel_constraint": keras.constraints.MaxNorm(3.0),
             "bias_constraint": keras.constraints.NonNeg(),
         },
-        3,
+        [(*MESH, 3)],
     ),
-]
+}
 POLICIES = ["float32", "float64", "mixed_bfloat16", "mixed_float16"]
 
 
 class Case:
     """One layer: how to make it, and inputs for it."""
 
-    def __init__(self, constructor, arguments, channels):
-        self.constructor, self.arguments, self.channels = constructor, arguments, channels
+    def __init__(self, constructor, arguments, shapes):
+        self.constructor, self.arguments, self.shapes = constructor, arguments, shapes
+        self.channel_axis = 1 if arguments.get("data_format") == "channels_first" else -1
 
     def layer(self, dtype="float64", **kwargs):
-        return self.constructor(**self.arguments, dtype=dtype, **kwargs)
+        return self.constructor(**{**self.arguments, "dtype": dtype, **kwargs})
+
+    def one_or_list(self, items):
+        return items[0] if len(items) == 1 else items
 
     def inputs(self, dtype="float64", seed=1):
-        values = np.random.default_rng(seed).normal(size=(2, *MESH, self.channels))
-        return tf.constant(values, dtype)
+        rng = np.random.default_rng(seed)
+        values = [rng.normal(size=(2, *shape)) for shape in self.shapes]
+        return self.one_or_list([tf.constant(value, dtype) for value in values])
 
-    def built(self, dtype="float64"):
-        layer = self.layer(dtype)
-        layer.build((None, *MESH, self.channels))
+    def input_shape(self, batch=None, mesh_known=True, more_channels=0):
+        shapes = []
+        for shape in self.shapes:
+            sizes = [batch, *(shape if mesh_known else [None] * len(shape))]
+            sizes[self.channel_axis] = (batch, *shape)[self.channel_axis] + more_channels
+            shapes.append(tuple(sizes))
+        return self.one_or_list(shapes)
+
+    def built(self, dtype="float64", **kwargs):
+        layer = self.layer(dtype, **kwargs)
+        layer.build(self.input_shape())
         return layer
 
     def model(self, dtype="float64"):
-        inputs = keras.Input((*MESH, self.channels), dtype=dtype)
+        inputs = self.one_or_list([keras.Input(shape, dtype=dtype) for shape in self.shapes])
         return keras.Model(inputs, self.layer(dtype)(inputs))
 
 
-@pytest.fixture(params=CASES, ids=[case[0] for case in CASES])
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def case(request):
-    return Case(*request.param[1:])
+    keras.utils.set_random_seed(3)
+    return Case(*request.param)
 
 
 def random_weights(layer, seed=7):
@@ -123,15 +232,15 @@ def test_every_exported_layer_is_listed():
         for item in (getattr(layers, name) for name in layers.__all__)
         if isinstance(item, type) and issubclass(item, keras.layers.Layer)
     }
-    assert exported == {case[1] for case in CASES}
+    # what the convolutions have in common cannot be made by itself
+    assert exported - {MultipoleConv} == {case[0] for case in CASES.values()}
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_output_shape_and_dtype(case, policy):
     layer = case.layer(policy)
-    inputs = case.inputs("float32")
-    outputs = layer(inputs)
-    shapes = layer.compute_output_shape(inputs.shape)
+    outputs = layer(case.inputs("float32"))
+    shapes = layer.compute_output_shape(case.input_shape(batch=2))
     assert tf.nest.map_structure(lambda v: tuple(v.shape), outputs) == shapes
     for value in tf.nest.flatten(outputs):
         assert value.dtype == layer.compute_dtype
@@ -150,12 +259,17 @@ def test_mixed_policies_agree_with_float64(case, policy, tolerance):
 
 
 def test_symbolic_shapes(case):
-    symbolic = case.layer()(keras.Input((None, None, None, case.channels)))
-    for value in tf.nest.flatten(symbolic):
-        assert tuple(value.shape[:-1]) == (None,) * 4
-        assert value.shape[-1] is not None
+    shapes = case.input_shape(mesh_known=False)
+    shapes = shapes if isinstance(shapes, list) else [shapes]
+    inputs = case.one_or_list([keras.Input(shape[1:]) for shape in shapes])
+    for value in tf.nest.flatten(case.layer()(inputs)):
+        sizes = list(value.shape)
+        assert sizes.pop(case.channel_axis) is not None
+        if case.arguments.get("output_format") == "stacked":
+            assert sizes.pop() == 3
+        assert sizes == [None] * len(sizes)
     model = case.model()
-    expected = model.layers[-1].compute_output_shape((None, *MESH, case.channels))
+    expected = model.layers[-1].compute_output_shape(case.input_shape())
     assert tf.nest.map_structure(lambda v: tuple(v.shape), model.output) == expected
 
 
@@ -193,6 +307,19 @@ def test_saved_model(case, tmp_path):
     assert_close(again.serve(case.inputs()), model(case.inputs()))
 
 
+def test_saved_model_by_tensorflow(case, tmp_path):
+    model = case.model()
+    model.set_weights(random_weights(model))
+    tf.saved_model.save(model, tmp_path / "model")
+    again = tf.saved_model.load(tmp_path / "model")
+    serve = again.signatures["serving_default"]
+    names = list(serve.structured_input_signature[1])
+    outputs = serve(**dict(zip(sorted(names), tf.nest.flatten(case.inputs()), strict=True)))
+    expected = model(case.inputs())
+    for name, value in outputs.items():
+        assert_close(value, expected[name] if isinstance(expected, dict) else expected)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_compiled_value_and_gradient(case, dtype, jit_compile):
@@ -202,9 +329,9 @@ def test_compiled_value_and_gradient(case, dtype, jit_compile):
 
     def value_and_gradient(inputs, weights):
         with tf.GradientTape() as tape:
-            tape.watch([inputs, *weights])
+            tape.watch([inputs, weights])
             value = total(layer.stateless_call(weights, [], inputs)[0])
-        return value, tape.gradient(value, [inputs, *weights])
+        return value, tape.gradient(value, tf.nest.flatten([inputs, weights]))
 
     compiled = tf.function(value_and_gradient, jit_compile=jit_compile)(inputs, weights)
     tolerance = 1e-10 if dtype == "float64" else 1e-3
@@ -223,16 +350,23 @@ def test_copies(case, copied):
         np.testing.assert_allclose(a, b + 1.0)
 
 
+def value_of_flat(case, layer):
+    """Inputs and weights as one list, and a scalar function of it."""
+    inputs = tf.nest.flatten(case.inputs())
+    arguments = [*inputs, *(tf.constant(w) for w in random_weights(layer))]
+
+    def value(arguments):
+        given = case.one_or_list(arguments[: len(inputs)])
+        return total(layer.stateless_call(arguments[len(inputs) :], [], given)[0])
+
+    return arguments, value
+
+
 def test_gradient_against_finite_differences(case):
-    layer = case.built()
-    arguments = [case.inputs(), *(tf.constant(w) for w in random_weights(layer))]
-
-    def value(*arguments):
-        return total(layer.stateless_call(list(arguments[1:]), [], arguments[0])[0])
-
+    arguments, value = value_of_flat(case, case.built())
     with tf.GradientTape() as tape:
         tape.watch(arguments)
-        gradients = tape.gradient(value(*arguments), arguments)
+        gradients = tape.gradient(value(arguments), arguments)
     rng = np.random.default_rng(4)
     step = 1e-5
     for which, (argument, gradient) in enumerate(zip(arguments, gradients, strict=True)):
@@ -241,7 +375,7 @@ def test_gradient_against_finite_differences(case):
         for sign in (1, -1):
             moved = list(arguments)
             moved[which] = argument + sign * step * direction
-            ends.append(value(*moved))
+            ends.append(value(moved))
         np.testing.assert_allclose(
             np.sum(gradient * direction), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6
         )
@@ -249,17 +383,15 @@ def test_gradient_against_finite_differences(case):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_second_derivative_against_differences_of_the_first(case, jit_compile):
-    layer = case.built()
-    weights = [tf.constant(w) for w in random_weights(layer)]
-    inputs = case.inputs()
+    arguments, value = value_of_flat(case, case.built())
     rng = np.random.default_rng(4)
-    directions = [tf.constant(rng.normal(size=x.shape)) for x in [inputs, *weights]]
+    directions = [tf.constant(rng.normal(size=x.shape)) for x in arguments]
 
     def gradient(arguments):
         with tf.GradientTape() as tape:
             tape.watch(arguments)
-            value = total(layer.stateless_call(list(arguments[1:]), [], arguments[0])[0])
-        return tape.gradient(value, arguments)
+            total = value(arguments)
+        return tape.gradient(total, arguments)
 
     @tf.function(jit_compile=jit_compile)
     def hessian_product(arguments):
@@ -272,12 +404,36 @@ def test_second_derivative_against_differences_of_the_first(case, jit_compile):
 
     step = 1e-5
     ends = [
-        gradient([a + s * step * d for a, d in zip([inputs, *weights], directions, strict=True)])
+        gradient([a + s * step * d for a, d in zip(arguments, directions, strict=True)])
         for s in (1, -1)
     ]
     expected = [(a - b) / (2 * step) for a, b in zip(*ends, strict=True)]
     assert any(np.abs(value).max() > 1e-2 for value in expected)
-    assert_close(hessian_product([inputs, *weights]), expected, rtol=1e-5, atol=1e-5)
+    assert_close(hessian_product(arguments), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_vectorized_map_over_weights_and_inputs(case):
+    # how several chains share one graph; a convolution of dense kernels cannot be vectorised over
+    # them and must fall back to a loop, everything else must not
+    ways = [({}, False)]
+    if issubclass(case.constructor, MultipoleConv):
+        ways = [({"method": "dense"}, True)]
+        if case.arguments.get("strides", 1) == 1:
+            ways.append(({"method": "shells"}, False))
+    for arguments, may_loop in ways:
+        layer = case.built(**arguments)
+        examples = [
+            ([tf.constant(w) for w in random_weights(layer, seed)], case.inputs(seed=seed))
+            for seed in (1, 2, 3)
+        ]
+        stacked = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
+
+        def call(example, layer=layer):
+            return layer.stateless_call(example[0], [], example[1])[0]
+
+        mapped = tf.vectorized_map(call, stacked, fallback_to_while_loop=may_loop)
+        looped = tf.nest.map_structure(lambda *v: tf.stack(v), *[call(e) for e in examples])
+        assert_close(mapped, looped)
 
 
 def test_layers_share_no_state(case):
@@ -289,7 +445,7 @@ def test_layers_share_no_state(case):
     assert not {id(w) for w in first.weights} & {id(w) for w in second.weights}
     # another input size for one must not change what the other accepts
     third = case.layer()
-    third.build((None, *MESH, case.channels + 1))
+    third.build(case.input_shape(more_channels=1))
     second(case.inputs())
     assert second.get_config() == config
 

@@ -4,6 +4,11 @@ import pytest
 import tensorflow as tf
 
 from layers import MixtureDensity
+from layers.components import (
+    NormalComponents,
+    PerMassNormalComponents,
+    TaperedParetoComponents,
+)
 from layers.mixture_density import log_softplus
 from tests.layers import reference
 
@@ -143,6 +148,62 @@ def test_in_the_functional_api():
     assert model(np.zeros((1, 2, 2, 2, 1)))["mean"].shape == (1, 2, 2, 2, 2)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16"])
+def test_stacked_outputs_are_those_of_the_dictionary(dtype):
+    inputs = normal((2, 4, 5, 3))
+    separate, stacked = (
+        MixtureDensity(4, 28.3, dtype=dtype, output_format=form) for form in ("dict", "stacked")
+    )
+    for layer in (separate, stacked):
+        layer.build((None, 3))
+    stacked.set_weights(separate.get_weights())
+    outputs = stacked(inputs)
+    assert outputs.shape == stacked.compute_output_shape(inputs.shape) == (2, 4, 5, 3, 4)
+    assert stacked.compute_output_shape((None, 3)) == (None, 3, 4)
+    assert stacked(keras.Input((None, None, 3))).shape == (None, None, None, 3, 4)
+    for value, expected in zip(
+        tf.unstack(outputs, axis=-2), separate(inputs).values(), strict=True
+    ):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "family"),
+    [
+        ({}, NormalComponents()),
+        ({"parameterisation": "mass"}, PerMassNormalComponents()),
+        ({"family": "tapered_pareto"}, TaperedParetoComponents()),
+        ({"family": TaperedParetoComponents()}, TaperedParetoComponents()),
+        ({"family": PerMassNormalComponents()}, PerMassNormalComponents()),
+    ],
+)
+def test_family_and_format_survive_the_configuration(arguments, family):
+    layer = MixtureDensity(2, output_format="stacked", **arguments)
+    config = layer.get_config()
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert again.get_config() == config
+    assert layer.family == again.family == family
+    assert again.output_format == "stacked"
+    assert again.parameterisation == arguments.get("parameterisation", "log_mass")
+
+
+def test_the_family_changes_nothing_that_is_computed():
+    plain = built(2, 3, 5.0)
+    other = built(2, 3, 5.0, family="tapered_pareto")
+    other.set_weights(plain.get_weights())
+    for value, expected in zip(other(normal((4, 2))).values(), plain(normal((4, 2))).values(),
+                               strict=True):  # fmt: skip
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_softplus_keeps_the_means_apart_where_a_relu_joins_them():
+    for activation, is_apart in (("relu", False), ("softplus", True)):
+        layer = built(1, 2, 28.3, mean_activation=activation, mean_bias_initializer="zeros")
+        layer.mean_kernel.assign([[0.0, 1.0]])
+        gap = np.diff(layer(np.array([[-5.0]]))["mean"])
+        assert (gap > 0) == is_apart
+
+
 def test_regularizers_and_constraints_reach_the_weights():
     layer = MixtureDensity(
         2,
@@ -172,6 +233,13 @@ def test_regularizers_and_constraints_reach_the_weights():
         ({"initial_width": -1.0}, "`initial_width`. Expected .* Received: initial_width=-1.0"),
         ({"initial_width": float("inf")}, "`initial_width`. Expected a strictly positive finite"),
         ({"mean_activation": "tanh"}, "`mean_activation`. Expected one of .*_activation='tanh'"),
+        ({"family": "gamma"}, "`family`. Expected one of .* or a ComponentFamily. .*='gamma'"),
+        ({"parameterisation": "lin"}, "`parameterisation`. Expected one of .*='lin'"),
+        (
+            {"family": "tapered_pareto", "parameterisation": "mass"},
+            "`parameterisation`. Expected 'log_mass' for the family 'tapered_pareto'. Received",
+        ),
+        ({"output_format": "list"}, "`output_format`. Expected one of .*_format='list'"),
     ],
 )
 def test_invalid_arguments(arguments, message):

@@ -142,6 +142,14 @@ def test_expected_counts_are_completeness_times_volume_times_density(dtype):
     np.testing.assert_allclose(found, expected, rtol=1e-14 if dtype is np.float64 else 1e-6)
 
 
+def test_expected_counts_above_a_mass():
+    likelihood = PoissonLikelihood(GRID, catalogue(), THRESHOLD, completeness=window())
+    haloes, log_mass = mass_function(8), math.log(2 * THRESHOLD)
+    expected = window() * 2.5**3 * haloes.integral(log_mass).numpy()
+    assert np.all(expected <= likelihood.expected_counts(haloes))
+    np.testing.assert_allclose(likelihood.expected_counts(haloes, log_mass), expected, rtol=1e-14)
+
+
 def test_half_the_completeness_expects_half_the_haloes():
     """log L changes by H log(1/2) and by half of the haloes that were expected."""
     full = PoissonLikelihood(GRID, catalogue(), THRESHOLD, completeness=window())

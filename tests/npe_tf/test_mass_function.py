@@ -2,19 +2,30 @@ import mpmath
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
+from scipy import integrate, stats
 
+from layers.components import ComponentFamily, TaperedParetoComponents
 from npe_tf.mass_function import HaloMassFunction
 from tests.npe_tf import reference
 
 THRESHOLD = float(np.log(2e12))
 
 
-def make(mean, scale, parameterisation, amplitude=(1e-3,), dtype=np.float64):
+def make(mean, scale, parameterisation, amplitude=(1e-3,), dtype=np.float64, **options):
     return HaloMassFunction(
         np.log(np.array(amplitude, dtype)), np.array(mean, dtype), np.array(scale, dtype),
-        THRESHOLD, parameterisation,
+        THRESHOLD, parameterisation, **options,
     )  # fmt: skip
+
+
+class ExponentialComponents(ComponentFamily):
+    """Exponential above the threshold, the least that a family needs."""
+
+    def log_density(self, x, mean, scale, threshold):
+        return self.log_survival(x, mean, scale, threshold) - tf.math.log(scale)
+
+    def log_survival(self, x, mean, scale, threshold):
+        return -(x - threshold) / scale
 
 
 @pytest.mark.parametrize("parameterisation", ["log_mass", "mass"])
@@ -96,16 +107,71 @@ def test_samples_follow_the_density(parameterisation, mean, scale):
     assert samples.min() >= THRESHOLD
 
     def cumulative(log_mass):
-        above = [
-            HaloMassFunction(
-                mass_function.log_amplitude, mass_function.mean_log_mass, mass_function.scale,
-                threshold, parameterisation,
-            ).log_integral()
-            for threshold in log_mass
-        ]  # fmt: skip
-        return 1 - np.exp(np.array(above) - mass_function.log_integral())
+        return 1 - np.exp(mass_function.log_integral(log_mass) - mass_function.log_integral())
 
-    assert stats.kstest(samples[:1000], cumulative).pvalue > 1e-3
+    assert stats.kstest(samples, cumulative).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("family", ["tapered_pareto", ExponentialComponents()])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_other_families(family, dtype):
+    mean, scale, amplitude = [THRESHOLD + 1.0, THRESHOLD + 3.0], [1.1, 0.6], [1e-3, 4e-4]
+    mass_function = make(mean, scale, "log_mass", amplitude, dtype, family=family)
+    np.testing.assert_allclose(mass_function.integral(), 1.4e-3, rtol=1e-6)
+    np.testing.assert_allclose(mass_function.log_integral(), np.log(1.4e-3), rtol=1e-6)
+
+    def density(log_mass):
+        return np.exp(mass_function.log_intensity(log_mass))
+
+    above = integrate.quad(density, THRESHOLD + 0.7, THRESHOLD + 40, limit=200)[0]
+    np.testing.assert_allclose(mass_function.integral(THRESHOLD + 0.7), above, rtol=3e-6)
+    np.testing.assert_allclose(
+        mass_function.log_integral([THRESHOLD + 0.7]), [np.log(above)], rtol=1e-6
+    )
+    assert mass_function.log_prob(THRESHOLD - 0.1) == -np.inf
+
+    samples = mass_function.sample(2000, seed=3)
+    assert samples.dtype == dtype and np.min(samples) >= dtype(THRESHOLD)
+
+    def cumulative(log_mass):
+        beyond = mass_function.integral(np.asarray(log_mass, dtype))
+        return 1 - beyond.numpy().astype(np.float64) / 1.4e-3
+
+    assert stats.kstest(samples.numpy().astype(np.float64), cumulative).pvalue > 1e-3
+    # XLA has random numbers of its own
+    compiled = tf.function(lambda: mass_function.sample(2000, seed=(3, 4)), jit_compile=True)()
+    assert stats.kstest(compiled.numpy().astype(np.float64), cumulative).pvalue > 1e-3
+
+
+def test_tapered_pareto_by_its_definition():
+    mass_function = make([THRESHOLD + 2.0], [0.9], "log_mass", [2e-3], family="tapered_pareto")
+    for mass in (2e12, 5e12, 3e14):
+        cut_off = 2e12 * np.exp(2.0)
+        above = 2e-3 * (mass / 2e12) ** (-1 / 0.9) * np.exp(-(mass - 2e12) / cut_off)
+        log_mass = np.log(mass)
+        np.testing.assert_allclose(mass_function.integral(log_mass), above, rtol=1e-10)
+        expected = np.log((1 / 0.9 + mass / cut_off) * above)
+        np.testing.assert_allclose(mass_function.log_intensity(log_mass), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("parameterisation", ["log_mass", "mass"])
+def test_integral_above_a_mass_is_that_of_a_higher_threshold(parameterisation):
+    """Normal components do not know the threshold."""
+    mean, scale, amplitude = np.array([28.4, 30.1]), np.array([0.8, 1.3]), [1e-3, 4e-4]
+    mass_function = make(mean, scale, parameterisation, amplitude)
+    higher = HaloMassFunction(np.log(amplitude), mean, scale, THRESHOLD + 1.3, parameterisation)
+    np.testing.assert_allclose(
+        mass_function.integral(THRESHOLD + 1.3), higher.integral(), rtol=1e-13
+    )
+
+
+def test_rare_masses_of_a_component_far_above_the_threshold():
+    """Uniform numbers below e^-15 once made NaN of them."""
+    family = make([28.0], [1.0], "log_mass").family
+    log_survival, mean = np.log([1e-12, 1e-7, 0.3]), 28.0
+    x = family.inverse_log_survival(*(tf.constant(v, tf.float64) for v in (log_survival, mean, 1.0,
+                                                                           -10.0)))  # fmt: skip
+    np.testing.assert_allclose(x, mean + stats.norm.isf(np.exp(log_survival)), rtol=1e-12)
 
 
 def test_batches_gather_and_shapes():
@@ -119,6 +185,26 @@ def test_batches_gather_and_shapes():
     np.testing.assert_array_equal(
         chosen.integral(), mass_function.integral().numpy().ravel()[[0, 23]]
     )
+
+
+def test_gathering_keeps_the_family():
+    rng = np.random.default_rng(0)
+    mass_function = make(THRESHOLD + rng.random((4, 2)), 1 + rng.random((4, 2)), "log_mass",
+                         rng.random((4, 2)), family="tapered_pareto")  # fmt: skip
+    assert mass_function.family == TaperedParetoComponents()
+    np.testing.assert_array_equal(
+        mass_function.at([3, 1]).log_intensity(30.0),
+        mass_function.log_intensity(30.0).numpy()[[3, 1]],
+    )
+    copied = mass_function.copy()
+    np.testing.assert_array_equal(copied.log_intensity(30.0), mass_function.log_intensity(30.0))
+
+
+def test_unknown_family():
+    with pytest.raises(ValueError, match=r"`family`. Expected one of.*Received: family='gamma'"):
+        make([1.0], [1.0], "log_mass", family="gamma")
+    with pytest.raises(ValueError, match=r"`parameterisation`. Expected 'log_mass' for the family"):
+        make([1.0], [1.0], "mass", family="tapered_pareto")
 
 
 def test_unknown_parameterisation():

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from npe_tf.bias.neural import LogDensity, NeuralBias, neural_bias_model
+from layers.components import TaperedParetoComponents
+from npe_tf.bias.neural import LogDensity, NeuralBias, neural_bias_model, starting_mean_bias
 from npe_tf.catalogue import Catalogue
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
@@ -190,6 +191,31 @@ def test_a_saved_model_gives_the_same_output(parameterisation, tmp_path):
     np.testing.assert_array_equal(reread.theta, parameters())
 
 
+def test_a_model_of_tapered_paretos(tmp_path):
+    """It starts where a halo mass function might be, and is read as what it is."""
+    built = model(num_components=3, family="tapered_pareto")
+    found = NeuralBias(built, LOG_THRESHOLD, family="tapered_pareto")
+    head = built.get_layer("mixture_density")
+    assert head.family == found.family == TaperedParetoComponents()
+    np.testing.assert_array_equal(head.mean_bias, starting_mean_bias(found.family, 3))
+    outputs = head(np.zeros((1, 1)))
+    np.testing.assert_allclose(outputs["mean"], [LOG_THRESHOLD + np.array([2.0, 4.0, 6.0])])
+    np.testing.assert_allclose(outputs["scale"], [[1.0] * 3])
+    mixture = found.mass_function(tf.constant(density()))
+    assert mixture.family == found.family
+    np.testing.assert_allclose(
+        mixture.integral(), np.sum(np.exp(mixture.log_amplitude), axis=-1), rtol=1e-12
+    )
+    built.save(tmp_path / "bias.keras")
+    loaded = keras.models.load_model(tmp_path / "bias.keras")
+    assert loaded.get_layer("mixture_density").family == found.family
+
+
+def test_normal_components_start_as_the_layer_starts_them():
+    head = model(num_components=3).get_layer("mixture_density")
+    np.testing.assert_array_equal(head.mean_bias, starting_mean_bias(head.family, 3))
+
+
 def test_seeds_of_the_weights():
     first, same, other = (bias(seed=seed).theta.numpy() for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, same)
@@ -206,6 +232,12 @@ def test_a_model_for_any_mesh():
 def test_an_unknown_parameterisation_is_refused(parameterisation):
     with pytest.raises(ValueError, match="`parameterisation`. Expected one of.*Received: param"):
         model(parameterisation=parameterisation)
+
+
+def test_an_unknown_family_is_refused():
+    for make in (model, lambda family: NeuralBias(model(), LOG_THRESHOLD, family=family)):
+        with pytest.raises(ValueError, match="`family`. Expected one of.*Received: family='gam"):
+            make(family="gamma")
 
 
 @pytest.mark.parametrize("softening", [0.05, 1.0])

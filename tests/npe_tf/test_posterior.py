@@ -12,6 +12,7 @@ from npe_tf.cosmology import Cosmology
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from npe_tf.posterior import FieldPosterior, PosteriorConfig
+from npe_tf.pretraining import random_parameters
 from tests.npe_tf import reference
 
 THRESHOLD = 2e12
@@ -292,6 +293,25 @@ def test_config_sets_the_parts():
     assert target.bias.mass_function(target.density(noise())).batch_shape == (4, 4, 4)
 
 
+def test_config_sets_the_family():
+    config = dataclasses.replace(CONFIG, component_family="tapered_pareto")
+    target = config.build(catalogue())
+    assert target.bias.family == target.bias.model.get_layer("mixture_density").family
+    assert target.bias.family.name == "tapered_pareto"
+    delta = tf.constant(np.random.default_rng(0).random(SHAPE) - 0.5, target.bias.dtype)
+    theta = tf.constant(random_parameters(target.bias, 1), target.bias.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(theta)
+        value = target.log_likelihood(delta, theta)
+    assert np.isfinite(value) and np.all(np.isfinite(tape.gradient(value, theta)))
+
+
+def test_a_family_without_the_parameterisation():
+    config = PosteriorConfig(8, 2e12, parameterisation="mass", component_family="tapered_pareto")
+    with pytest.raises(ValueError, match="`parameterisation`. Expected 'log_mass' for the family"):
+        config.build_bias()
+
+
 def test_fresh_weights_follow_the_seed():
     first, second, other = (CONFIG.build_bias(seed).theta.numpy() for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
@@ -306,6 +326,7 @@ CONFIGS = pytest.mark.parametrize(
             16, 1e13, Cosmology(h=0.7, T_cmb=2.7), 0.5, 2, "cic", "valid", 5, 3, 0.05, "mass", 1.0,
             "float64",
         ),
+        PosteriorConfig(64, 2e12, component_family="tapered_pareto"),
     ],
 )  # fmt: skip
 
@@ -316,6 +337,12 @@ def test_config_survives_attributes(config):
     assert all(isinstance(value, (str, int, float)) for value in attributes.values())
     assert len(attributes) == len(dataclasses.fields(config)) - 1 + 6
     assert PosteriorConfig.from_attributes({**attributes, "git": "0123abc"}) == config
+
+
+def test_attributes_from_before_there_were_families():
+    attributes = PosteriorConfig(64, 2e12).to_attributes()
+    del attributes["component_family"]
+    assert PosteriorConfig.from_attributes(attributes) == PosteriorConfig(64, 2e12)
 
 
 @CONFIGS

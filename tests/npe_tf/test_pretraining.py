@@ -263,6 +263,14 @@ def test_random_parameters_are_kernels_around_zero_and_means_apart():
     np.testing.assert_allclose(draws.std(axis=0), 0.5, atol=5 * 0.5 / np.sqrt(800))
 
 
+def test_random_parameters_of_tapered_paretos_start_above_the_threshold():
+    network = neural_bias_model(4, log_mass_threshold=1.0, family="tapered_pareto")
+    model = NeuralBias(network, 1.0, family="tapered_pareto")
+    start = np.mean([random_parameters(model, seed) for seed in range(400)], axis=0)
+    expected = [2.0 * name.startswith("mean_bias") for name in model.parameters.names]
+    np.testing.assert_allclose(start, expected, atol=5 * 0.5 / 20)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -343,6 +351,13 @@ def test_parameters_of_another_model_are_refused(tmp_path, options):
     save_parameters(path, fitted(), bias())
     with pytest.raises(ValueError, match=r"`path`. Expected the parameters \['kernel_weights"):
         load_parameters(path, bias(**options))
+
+
+def test_parameters_of_another_family_are_refused(tmp_path):
+    save_parameters(tmp_path / "fit.h5", fitted(), bias())
+    other = NeuralBias(bias().model, np.log(THRESHOLD), family="tapered_pareto")
+    with pytest.raises(ValueError, match="family 'tapered_pareto'. Received: 'normal'"):
+        load_parameters(tmp_path / "fit.h5", other)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
