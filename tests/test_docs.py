@@ -1,0 +1,41 @@
+"""The code in the documentation runs, and every picture in it is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SLOW_SECTIONS = ("Example: fibres under a microscope",)
+
+
+def sections():
+    """(page, heading, Python blocks) of every section with code."""
+    for page in sorted(DOCS.glob("*.md")):
+        for part in re.split(r"^## ", page.read_text(), flags=re.MULTILINE):
+            blocks = re.findall(r"^```python\n(.*?)^```", part, re.MULTILINE | re.DOTALL)
+            if blocks:
+                yield page.name, part.partition("\n")[0], blocks
+
+
+def cases():
+    for page, heading, blocks in sections():
+        marks = [pytest.mark.slow] if heading in SLOW_SECTIONS else []
+        yield pytest.param(page, blocks, id=f"{page}: {heading}", marks=marks)
+
+
+@pytest.mark.parametrize(("page", "blocks"), list(cases()))
+def test_code_runs(page, blocks):
+    namespace = {"__name__": "docs"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)
+
+
+def test_slow_sections_exist():
+    assert set(SLOW_SECTIONS) <= {heading for _, heading, _ in sections()}
+
+
+def test_pictures_exist():
+    for page in DOCS.glob("*.md"):
+        for name in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text()):
+            assert (DOCS / name).is_file(), name
