@@ -94,6 +94,18 @@ class Expansion:
             self.scales = np.sqrt(size / power.sum(axis=0)[self.first_maps])
             self.cells = (np.cumsum(present, axis=0) - 1)[np.arange(self.num_weights), columns]
 
+    def dense_kernel(self, weights: Tensor) -> Tensor:
+        """Dense kernel `[*kernel_size, channels, num_maps]` of weights."""
+        num_weights, count, *sizes = self.kernels.shape
+        channels, filters = weights.shape[1:]
+        # one matrix product: outside of a graph an einsum would cost more than the convolution
+        basis = tf.constant(self.kernels.reshape(num_weights, -1).T, weights.dtype)
+        dense = tf.matmul(basis, tf.reshape(weights, (num_weights, -1)))
+        if count > 1:
+            dense = tf.reshape(dense, (count, -1, channels * filters))
+            dense = tf.transpose(dense, (1, 2, 0))
+        return tf.reshape(dense, (*sizes, channels, filters * count))
+
 
 def initial_weights(
     initializer: Any, dense_shape: tuple[int, ...], columns: slice, part: Expansion

@@ -232,19 +232,17 @@ class MultipoleConv(keras.layers.Layer):
     @property
     def kernel(self) -> Tensor:
         """Dense kernel `[*kernel_size, channels, num_maps]` made from the weights."""
-        pieces = []
-        for part, variable in zip(self._expansions, self.kernel_weights, strict=True):
-            weights = tf.convert_to_tensor(variable)
-            flat = tf.constant(part.kernels.reshape(*part.kernels.shape[:2], -1), weights.dtype)
-            dense = tf.einsum("jmk,jcf->kcfm", flat, weights)
-            pieces.append(tf.reshape(dense, (*self.kernel_size, -1, part.num_maps)))
-        return tf.concat(pieces, axis=-1)
+        pieces = [
+            part.dense_kernel(tf.convert_to_tensor(variable))
+            for part, variable in zip(self._expansions, self.kernel_weights, strict=True)
+        ]
+        return pieces[0] if len(pieces) == 1 else tf.concat(pieces, axis=-1)
 
     def call(self, inputs: Tensor) -> Tensor:
         """Mesh to maps."""
         self._check_large_enough(inputs.shape)
         mesh = channels_last(inputs, self.data_format)
-        if self._uses_shells(mesh.shape[-1]):
+        if self._uses_shells():
             outputs = self._convolve_by_shells(mesh)
         else:
             outputs = self._convolve_densely(mesh)
@@ -408,12 +406,13 @@ class MultipoleConv(keras.layers.Layer):
         # methods other than `call` run outside Keras' automatic casts
         return tf.cast(tensor, self.compute_dtype)
 
-    def _uses_shells(self, channels: int) -> bool:
+    def _uses_shells(self) -> bool:
         if self.method != "auto":
             return self.method == "shells"
         if max(self.strides) > 1 or tf.config.list_logical_devices("GPU"):
             return False
-        return is_compiling() or (channels == 1 and self.num_maps == 1)
+        only_scalars = self.multipoles == (0,) and not tf.executing_eagerly()
+        return is_compiling() or self.compute_dtype == "float64" or only_scalars
 
     def _convolve_densely(self, mesh: Tensor) -> Tensor:
         if self.padding == "periodic":
@@ -509,9 +508,10 @@ _ARGUMENTS = """
             cells 2 are left, and l = 3 needs 5^3.
         method: how to compute it. ``"dense"``: one convolution with the dense kernel.
             ``"shells"``: sums of shifted copies of the mesh, axis by axis (`layers.shells`), for
-            strides of 1. ``"auto"``: shells where XLA compiles for a CPU (it is slow at dense
-            convolutions) and for one channel and one map; dense otherwise, on a GPU always.
-            Under `tf.vectorized_map` over weights use shells: a dense convolution is then done
+            strides of 1. ``"auto"``: dense for strides above 1, and on a GPU (not measured there);
+            on a CPU what `benchmarks/convolution.py` finds the faster: shells where XLA compiles,
+            in float64, and for ``multipoles=(0,)`` in a graph; dense otherwise. Under
+            `tf.vectorized_map` over weights use shells, because a dense convolution is then done
             one example at a time.
         **kwargs: of `keras.layers.Layer`.
 

@@ -1064,9 +1064,11 @@ class TestMethods:
             (1, {"dilation_rate": 2}, True, True),
             (1, {"data_format": "channels_first"}, True, True),
             (1, {"multipoles": (0, 1)}, False, True),
-            (1, {"filters": 2}, False, True),
-            (2, {}, False, True),
-            (2, {"data_format": "channels_first"}, False, True),
+            (1, {"multipoles": (0, 1), "dtype": "float64"}, True, True),
+            (1, {"filters": 2}, True, True),
+            (2, {}, True, True),
+            (2, {"data_format": "channels_first"}, True, True),
+            (2, {"multipoles": (2,), "share_orders": True}, False, True),
             (1, {"strides": 2}, False, False),
             (1, {"method": "dense"}, False, False),
             (2, {"method": "shells", "filters": 2}, True, True),
@@ -1081,9 +1083,19 @@ class TestMethods:
 
     def test_auto_sees_the_compiler_around_it(self):
         for jit_compile in (False, True):
-            kinds = self.kinds(MultipoleConv3D(2, 3), 2, jit_compile, nested=True)
+            layer = MultipoleConv3D(2, 3, (0, 1))
+            kinds = self.kinds(layer, 2, jit_compile, nested=True)
             assert ("Roll" in kinds) == jit_compile
             assert ("Conv3D" in kinds) != jit_compile
+
+    @pytest.mark.parametrize(("dtype", "dense"), [("float32", True), ("float64", False)])
+    def test_auto_outside_of_a_graph(self, dtype, dense, monkeypatch):
+        used = []
+        layer = MultipoleConv3D(1, 3, dtype=dtype)
+        convolve = layer._convolve_densely
+        monkeypatch.setattr(layer, "_convolve_densely", lambda x: used.append(1) or convolve(x))
+        layer(np.zeros((1, 6, 6, 6, 1), dtype))
+        assert bool(used) == dense
 
     def test_auto_on_a_gpu_is_dense(self, monkeypatch):
         monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: [kind])
