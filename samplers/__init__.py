@@ -6,6 +6,7 @@ the adaptation that learns the former, and Gibbs sampling in blocks.
 
 from samplers.adaptation import QuasiNewtonAdaptation, QuasiNewtonAdaptationResults
 from samplers.block_gibbs import Block, BlockGibbs, BlockGibbsResults, refresh_target
+from samplers.ensemble import QuasiNewtonEnsemble, QuasiNewtonEnsembleResults
 from samplers.fourier_diagonal import (
     FourierDiagonalInverseHessian,
     ShellVariance,
@@ -29,6 +30,8 @@ __all__ = [
     "PairHistory",
     "QuasiNewtonAdaptation",
     "QuasiNewtonAdaptationResults",
+    "QuasiNewtonEnsemble",
+    "QuasiNewtonEnsembleResults",
     "QuasiNewtonHMC",
     "QuasiNewtonHMCResults",
     "ShellVariance",

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from samplers.parts import Parts, as_parts
 from samplers.results import find_innermost, find_outermost, replace_innermost
 from samplers.target import Tensor, stateless_seed
 
@@ -36,29 +37,39 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
 
     While it adapts the chain is not invariant, as B depends on the chain's own past. After
     `num_adaptation_steps` the history never changes; draws count after a second, short burn-in.
+    `QuasiNewtonEnsemble` adapts for ever and is exact.
 
     It may be wrapped in or wrap TFP's step size adaptations.
 
     Args:
         inner_kernel: `QuasiNewtonHMC`, or a wrapper around it.
-        num_adaptation_steps: number of steps with adaptation, at least 0.
+        num_adaptation_steps: number of steps with adaptation, at least 0; `None` never to freeze,
+            as in Charnock et al. 2020. Such a chain is biased (on a skewed target in three
+            dimensions by a hundred standard errors) and `is_calibrated` says so; it is there to
+            reproduce published results.
+        scheme: "pooled": one history takes the pairs of all chains; "per_chain": every chain has
+            its own, as in the paper. It must agree with `shared` of the inverse Hessian, from
+            which it follows by default.
         max_energy_error: a trajectory whose energy changed by more than this [nats] gives no pair.
         name: prefix of the names of operations.
 
     Raises:
-        ValueError: if `num_adaptation_steps` is negative, `max_energy_error` is not positive, or
-            the inverse Hessian cannot learn from pairs.
+        ValueError: if `num_adaptation_steps` is negative, `scheme` is not the one of the inverse
+            Hessian, `max_energy_error` is not positive, or the inverse Hessian cannot learn from
+            pairs.
     """
 
     def __init__(
         self,
         inner_kernel: Any,
-        num_adaptation_steps: Tensor,
+        num_adaptation_steps: Tensor | None,
+        scheme: str | None = None,
         max_energy_error: float = 10.0,
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
-        steps = tf.get_static_value(num_adaptation_steps)
+        forever = num_adaptation_steps is None
+        steps = None if forever else tf.get_static_value(num_adaptation_steps)
         if steps is not None and (
             np.ndim(steps) or np.asarray(steps).dtype.kind not in "iu" or steps < 0
         ):
@@ -81,9 +92,16 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
                 "`inverse_hessian` has an `update`. Received: "
                 f"inverse_hessian={self._inverse_hessian!r}"
             )
+        own = "pooled" if getattr(self._inverse_hessian, "shared", True) else "per_chain"
+        if scheme not in (None, own):
+            raise ValueError(
+                f'Invalid value for argument `scheme`. Expected "{own}", as the inverse Hessian '
+                f"is made for it, or None. Received: scheme={scheme!r}"
+            )
         self._parameters = {
             "inner_kernel": inner_kernel,
             "num_adaptation_steps": num_adaptation_steps,
+            "scheme": scheme,
             "max_energy_error": max_energy_error,
             "name": name,
         }
@@ -99,8 +117,8 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
         return self._parameters["inner_kernel"]
 
     @property
-    def num_adaptation_steps(self) -> Tensor:
-        """Number of steps with adaptation."""
+    def num_adaptation_steps(self) -> Tensor | None:
+        """Number of steps with adaptation; `None` if it never ends."""
         return self._parameters["num_adaptation_steps"]
 
     @property
@@ -117,9 +135,9 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the inner kernel is, which holds once the history is frozen."""
+        """Whether the inner kernel is and the history is frozen some day, when it holds."""
         calibrated: bool = self.inner_kernel.is_calibrated
-        return calibrated
+        return calibrated and self.num_adaptation_steps is not None
 
     def one_step(
         self,
@@ -139,29 +157,31 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
         """
         with tf.name_scope((self.name or "quasi_newton_adaptation") + "_one_step"):
             previous = previous_kernel_results
-            gradient = find_innermost(previous.inner_results, "grads_target_log_prob")[0]
+            gradients = find_innermost(previous.inner_results, "grads_target_log_prob")
             history = find_innermost(previous.inner_results, "inverse_hessian")
             new_state, inner_results = self.inner_kernel.one_step(
                 current_state, previous.inner_results, seed=stateless_seed(seed)
             )
-            [initial] = tf.nest.flatten(current_state)
-            [proposed] = tf.nest.flatten(find_outermost(inner_results, "proposed_state"))
+            ratio = find_outermost(inner_results, "log_accept_ratio")
             proposed_results = find_outermost(inner_results, "proposed_results")
+            initial = as_parts(current_state)
+            layout = Parts(initial, ratio.shape.rank, self._inverse_hessian)
+            proposed = as_parts(find_outermost(inner_results, "proposed_state"))
+            step = layout.join(proposed) - layout.join(initial)
             # false for NaN
-            close = tf.abs(find_outermost(inner_results, "log_accept_ratio")) <= tf.cast(
-                self.max_energy_error, proposed_results.target_log_prob.dtype
-            )
+            close = tf.abs(ratio) <= tf.cast(self.max_energy_error, ratio.dtype)
             updated = self._inverse_hessian.update(
                 history,
-                tf.where(close[..., tf.newaxis], proposed - initial, tf.zeros_like(initial)),
-                gradient - proposed_results.grads_target_log_prob[0],
+                tf.where(close[..., tf.newaxis], step, tf.zeros_like(step)),
+                layout.join(gradients) - layout.join(proposed_results.grads_target_log_prob),
             )
-            adapting = previous.step < tf.cast(self.num_adaptation_steps, tf.int32)
-            history = tf.nest.map_structure(
-                lambda new, old: tf.where(adapting, new, old), updated, history
-            )
+            if self.num_adaptation_steps is not None:
+                adapting = previous.step < tf.cast(self.num_adaptation_steps, tf.int32)
+                updated = tf.nest.map_structure(
+                    lambda new, old: tf.where(adapting, new, old), updated, history
+                )
             return new_state, QuasiNewtonAdaptationResults(
-                inner_results=replace_innermost(inner_results, "inverse_hessian", history),
+                inner_results=replace_innermost(inner_results, "inverse_hessian", updated),
                 step=previous.step + 1,
             )
 

@@ -62,6 +62,10 @@ class LimitedMemoryInverseHessian:
             chain has its own.
         min_cosine: a pair is skipped unless s'y > min_cosine |s| |y|. On a quadratic of
             condition number kappa the cosine is at least 2 / sqrt(kappa).
+        damping: `None` to take pairs as they are, or a number mu in (0, 1), 0.2 as a rule: where
+            s'y < mu y'B y, as where the density is not log-concave, s is replaced by the mixture
+            of s and B y for which equality holds (Powell 1978, in the form for B of Goldfarb, Ren
+            & Bahamou 2020), so that no pair is lost to negative curvature.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -73,6 +77,7 @@ class LimitedMemoryInverseHessian:
         initial_scale: float | str = "secant",
         shared: bool = True,
         min_cosine: float = 1e-4,
+        damping: float | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
         if isinstance(memory, bool) or not isinstance(memory, (int, np.integer)) or memory < 1:
@@ -95,6 +100,12 @@ class LimitedMemoryInverseHessian:
                 "Invalid value for argument `min_cosine`. Expected a number in [0, 1). "
                 f"Received: min_cosine={min_cosine!r}"
             )
+        if damping is not None and not 0.0 < damping < 1.0:
+            raise ValueError(
+                "Invalid value for argument `damping`. Expected a number in (0, 1) or None. "
+                f"Received: damping={damping!r}"
+            )
+        self._damping = damping
         self._memory = int(memory)
         self._initial_scale = None if secant else float(initial_scale)
         self._shared = bool(shared)
@@ -162,6 +173,8 @@ class LimitedMemoryInverseHessian:
         dtype = history.steps.dtype
         s = tf.convert_to_tensor(steps, dtype)
         y = tf.convert_to_tensor(gradient_changes, dtype)
+        if self._damping is not None:
+            s = self._damped(history, s, y)
         if history.steps.shape.rank == 2:
             d = history.steps.shape[-1]
             s, y = tf.reshape(s, [-1, d]), tf.reshape(y, [-1, d])
@@ -205,6 +218,16 @@ class LimitedMemoryInverseHessian:
             scale=scale,
             count=history.count + tf.reduce_sum(tf.cast(accepted, tf.int32), -1),
         )
+
+    def _damped(self, history: PairHistory, s: Tensor, y: Tensor) -> Tensor:
+        """Steps s, mixed with B y where their curvature is too small."""
+        image = self.apply(history, y)
+        wanted = tf.reduce_sum(y * image, -1, keepdims=True)
+        curvature = tf.reduce_sum(s * y, -1, keepdims=True)
+        damping = tf.constant(self._damping, s.dtype)
+        too_small = curvature < damping * wanted
+        share = (1.0 - damping) * wanted / tf.where(too_small, wanted - curvature, 1.0)
+        return tf.where(too_small, share * s + (1.0 - share) * image, s)
 
     def apply(self, history: PairHistory, vector: Tensor) -> Tensor:
         """Return B v.

@@ -24,34 +24,33 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from samplers.parts import Parts, as_parts, like_state
+from samplers.shards import Shards
 from samplers.target import (
     InverseHessian,
     TargetLogProbFn,
     Tensor,
+    check_start,
     stateless_seed,
-    value_and_gradient,
+    to_dtype,
+    value_and_gradients,
 )
+from samplers.trajectory import INTEGRATORS, integrate_trajectory
 
-__all__ = [
-    "QuasiNewtonHMC",
-    "QuasiNewtonHMCResults",
-    "Trajectory",
-    "UncalibratedQuasiNewtonHMC",
-    "integrate_trajectory",
-]
+__all__ = ["QuasiNewtonHMC", "QuasiNewtonHMCResults", "UncalibratedQuasiNewtonHMC"]
 
 _MASS_IS_INVERSE_HESSIAN = "inverse_hessian"
 
 
 class QuasiNewtonHMCResults(NamedTuple):
-    """Results of `UncalibratedQuasiNewtonHMC`; lists have one part, as the state has.
+    """Results of `UncalibratedQuasiNewtonHMC`; lists have as many parts as the state.
 
     Attributes:
         log_acceptance_correction: minus the change of the kinetic energy, `[...]`.
         target_log_prob: log density of the state, `[...]`; minus infinity where it is NaN.
-        grads_target_log_prob: its gradient, a list of one `[..., event]`.
-        initial_momentum: momentum at the start, a list of one `[..., event]`.
-        final_momentum: momentum at the end, a list of one `[..., event]`.
+        grads_target_log_prob: its gradient, a list of `[..., event]`.
+        initial_momentum: momentum at the start, a list of `[..., event]`.
+        final_momentum: momentum at the end, a list of `[..., event]`.
         step_size: the step size if stored in the results, else an empty list.
         num_leapfrog_steps: their number if stored in the results, else an empty list.
         inverse_hessian: the curvature state, a nest of tensors.
@@ -69,102 +68,6 @@ class QuasiNewtonHMCResults(NamedTuple):
     seed: Tensor
 
 
-class Trajectory(NamedTuple):
-    """The end of a trajectory.
-
-    Attributes:
-        state: `[..., event]`.
-        momentum: `[..., event]`; NaN if the trajectory ran to infinity.
-        target_log_prob: log density at the end, `[...]`.
-        gradient: its gradient, `[..., event]`.
-        kinetic_change: change of the kinetic energy, float64 `[...]`.
-    """
-
-    state: Tensor
-    momentum: Tensor
-    target_log_prob: Tensor
-    gradient: Tensor
-    kinetic_change: Tensor
-
-
-def integrate_trajectory(
-    target_log_prob_fn: TargetLogProbFn,
-    inverse_hessian: InverseHessian,
-    curvature: Any,
-    state: Tensor,
-    momentum: Tensor,
-    target_log_prob: Tensor,
-    gradient: Tensor,
-    step_size: Tensor,
-    num_leapfrog_steps: Tensor,
-    mass: Tensor | None = None,
-) -> Trajectory:
-    """Integrate the equations of motion by leapfrog.
-
-    The target and its gradient are evaluated once per step; the first half kick takes the
-    gradient given. A chain whose position stops being finite stays where it was, so that the
-    target never sees anything else, and is marked by a momentum of NaN.
-
-    Args:
-        target_log_prob_fn: maps states `[..., event]` to log densities `[...]`.
-        inverse_hessian: what B is.
-        curvature: its curvature state.
-        state: where to start, `[..., event]`.
-        momentum: `[..., event]`.
-        target_log_prob: log density at the start, `[...]`.
-        gradient: its gradient at the start, `[..., event]`.
-        step_size: step size, a scalar or `[..., 1]` with one per chain.
-        num_leapfrog_steps: number of steps, at least 1.
-        mass: diagonal mass matrix M, broadcastable to `[event]`; `None` for M = B.
-
-    Returns:
-        The end of the trajectory.
-    """
-    event_axes = list(range(-inverse_hessian.event_ndims, 0))
-    dtype = state.dtype
-    eps = _to_dtype(step_size, dtype)
-    num_steps = tf.convert_to_tensor(num_leapfrog_steps, tf.int32)
-    nan = tf.constant(np.nan, dtype)
-
-    def velocity(p: Tensor) -> Tensor:
-        return p if mass is None else inverse_hessian.apply(curvature, p / mass)
-
-    def body(
-        step: Tensor, x: Tensor, p: Tensor, log_prob: Tensor, g: Tensor, impulse: Tensor
-    ) -> tuple[Tensor, ...]:
-        del log_prob, g
-        moved = x + eps * velocity(p)
-        finite = tf.reduce_all(tf.math.is_finite(moved), event_axes, keepdims=True)
-        x = tf.ensure_shape(tf.where(finite, moved, x), state.shape)
-        log_prob, g = value_and_gradient(target_log_prob_fn, x)
-        log_prob = tf.ensure_shape(log_prob, target_log_prob.shape)
-        step += 1
-        kick = tf.where(step < num_steps, tf.constant(1.0, dtype), tf.constant(0.5, dtype)) * g
-        p = tf.where(finite, p + eps * inverse_hessian.apply(curvature, kick), nan)
-        return step, x, tf.ensure_shape(p, state.shape), log_prob, g, impulse + kick
-
-    impulse = gradient / 2
-    start = momentum + eps * inverse_hessian.apply(curvature, impulse)
-    _, end_state, end_momentum, end_log_prob, end_gradient, impulse = tf.while_loop(
-        lambda step, *_: step < num_steps,
-        body,
-        (tf.constant(0), state, start, target_log_prob, gradient, impulse),
-    )
-    # Sums over a field's cells lose the nats that decide acceptance in single precision.
-    p0, p1 = tf.cast(momentum, tf.float64), tf.cast(end_momentum, tf.float64)
-    if mass is None:
-        work = tf.cast(eps * impulse, tf.float64) * (p0 + p1)
-    else:
-        work = (p1 - p0) * (p1 + p0) / tf.cast(mass, tf.float64)
-    return Trajectory(
-        state=end_state,
-        momentum=end_momentum,
-        target_log_prob=end_log_prob,
-        gradient=end_gradient,
-        kinetic_change=tf.reduce_sum(work, event_axes) / 2,
-    )
-
-
 class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
     """One trajectory without the accept-reject step; see `QuasiNewtonHMC` for the arguments."""
 
@@ -177,7 +80,10 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
         initial_curvature: Any = None,
         mass: Tensor = _MASS_IS_INVERSE_HESSIAN,
         step_size_jitter: float = 0.0,
+        integrator: str = "leapfrog",
+        state_gradients_are_stopped: bool = False,
         store_parameters_in_results: bool = False,
+        experimental_shard_axis_names: Any = None,
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
@@ -188,6 +94,7 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             inverse_hessian,
             mass,
             step_size_jitter,
+            integrator,
         )
         self._parameters = {
             "target_log_prob_fn": target_log_prob_fn,
@@ -197,7 +104,10 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             "initial_curvature": initial_curvature,
             "mass": mass,
             "step_size_jitter": step_size_jitter,
+            "integrator": integrator,
+            "state_gradients_are_stopped": state_gradients_are_stopped,
             "store_parameters_in_results": store_parameters_in_results,
+            "experimental_shard_axis_names": experimental_shard_axis_names,
             "name": name,
         }
 
@@ -248,7 +158,7 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
         """Draw a momentum and follow one trajectory.
 
         Args:
-            current_state: `[..., event]`, or a list of one.
+            current_state: `[..., event]`, or a list of parts.
             previous_kernel_results: results of the step before, or of `bootstrap_results`.
             seed: stateless seed.
 
@@ -256,8 +166,10 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             The end of the trajectory and its results.
         """
         with tf.name_scope((self.name or "quasi_newton_hmc") + "_one_step"):
-            state = _single_part(current_state)
             previous = previous_kernel_results
+            parts = as_parts(current_state)
+            layout = Parts(parts, previous.target_log_prob.shape.rank, self.inverse_hessian)
+            state = layout.join(parts)
             stored = self._parameters["store_parameters_in_results"]
             step_size = previous.step_size if stored else self.step_size
             num_steps = previous.num_leapfrog_steps if stored else self.num_leapfrog_steps
@@ -265,21 +177,22 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             log_prob = previous.target_log_prob
             seed = stateless_seed(seed)
             seeds = tfp.random.split_seed(seed, n=2)
+            momentum_seed = seeds[0] if self._shards is None else self._shards.own_seed(seeds[0])
 
             batch_shape = tf.shape(log_prob)
             if self._mass is None:
                 mass = None
-                momentum = self.inverse_hessian.sample(curvature, seeds[0], batch_shape)
+                momentum = self.inverse_hessian.sample(curvature, momentum_seed, batch_shape)
             else:
-                mass = _to_dtype(self._mass, state.dtype)
+                mass = to_dtype(self._mass, state.dtype)
                 momentum = tf.sqrt(mass) * tf.random.stateless_normal(
-                    tf.shape(state), seeds[0], dtype=state.dtype
+                    tf.shape(state), momentum_seed, dtype=state.dtype
                 )
             momentum = tf.ensure_shape(momentum, state.shape)
-            step_size = _to_dtype(step_size, state.dtype)
+            step_size = to_dtype(step_size, state.dtype)
             jitter = self._parameters["step_size_jitter"]
             if not (isinstance(jitter, (int, float)) and jitter == 0):
-                jitter = _to_dtype(jitter, state.dtype)
+                jitter = to_dtype(jitter, state.dtype)
                 factor = 1 + jitter * tf.random.stateless_uniform(
                     batch_shape, seeds[1], -1.0, 1.0, dtype=state.dtype
                 )
@@ -287,16 +200,18 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
                 step_size *= tf.reshape(factor, tf.concat([batch_shape, ones], 0))
 
             trajectory = integrate_trajectory(
-                self.target_log_prob_fn,
+                layout.target(self.target_log_prob_fn),
                 self.inverse_hessian,
                 curvature,
                 state,
                 momentum,
                 log_prob,
-                previous.grads_target_log_prob[0],
+                layout.join(previous.grads_target_log_prob),
                 step_size,
                 num_steps,
                 mass,
+                self._parameters["integrator"],
+                None if self._shards is None else self._shards.total,
             )
             correction = tf.cast(-trajectory.kinetic_change, log_prob.dtype)
             end = trajectory.target_log_prob
@@ -306,19 +221,21 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             results = previous._replace(
                 log_acceptance_correction=tf.ensure_shape(correction, log_prob.shape),
                 target_log_prob=end,
-                grads_target_log_prob=[trajectory.gradient],
-                initial_momentum=[momentum],
-                final_momentum=[trajectory.momentum],
+                grads_target_log_prob=layout.split(trajectory.gradient),
+                initial_momentum=layout.split(momentum),
+                final_momentum=layout.split(trajectory.momentum),
                 seed=seed,
             )
             new_state = trajectory.state
-            return _like(current_state, new_state), results
+            if self._parameters["state_gradients_are_stopped"]:
+                new_state = tf.stop_gradient(new_state)
+            return like_state(current_state, layout.split(new_state)), results
 
     def bootstrap_results(self, init_state: Tensor) -> QuasiNewtonHMCResults:
         """Evaluate the target at the initial state.
 
         Args:
-            init_state: `[..., event]`, or a list of one.
+            init_state: `[..., event]`, or a list of parts.
 
         Returns:
             Results to start from.
@@ -328,9 +245,11 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
                 its value or gradient is not finite: no proposal would ever be accepted.
         """
         with tf.name_scope((self.name or "quasi_newton_hmc") + "_bootstrap_results"):
-            state = _single_part(init_state)
-            log_prob, gradient = value_and_gradient(self.target_log_prob_fn, state)
-            _check_start(state, log_prob, gradient, self.inverse_hessian)
+            parts = as_parts(init_state)
+            log_prob, gradients = value_and_gradients(self.target_log_prob_fn, parts)
+            layout = Parts(parts, log_prob.shape.rank, self.inverse_hessian)
+            state = layout.join(parts)
+            check_start(state, log_prob, layout.join(gradients), self.inverse_hessian)
             curvature = self._parameters["initial_curvature"]
             if curvature is None:
                 curvature = self.inverse_hessian.initial(state)
@@ -342,19 +261,23 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             if self._parameters["store_parameters_in_results"]:
                 # In the target's precision, as step size adaptation combines it with acceptance
                 # probabilities.
-                step_size = _to_dtype(self.step_size, log_prob.dtype)
+                step_size = to_dtype(self.step_size, log_prob.dtype)
                 num_steps = tf.convert_to_tensor(self.num_leapfrog_steps, tf.int32)
             return QuasiNewtonHMCResults(
                 log_acceptance_correction=tf.zeros_like(log_prob),
                 target_log_prob=log_prob,
-                grads_target_log_prob=[gradient],
-                initial_momentum=[tf.zeros_like(state)],
-                final_momentum=[tf.zeros_like(state)],
+                grads_target_log_prob=gradients,
+                initial_momentum=[tf.zeros_like(part) for part in parts],
+                final_momentum=[tf.zeros_like(part) for part in parts],
                 step_size=step_size,
                 num_leapfrog_steps=num_steps,
                 inverse_hessian=curvature,
                 seed=tf.zeros([2], tf.int32),
             )
+
+    @property
+    def _shards(self) -> Shards | None:
+        return Shards.of(self._parameters["experimental_shard_axis_names"])
 
     @property
     def _mass(self) -> Tensor | None:
@@ -366,12 +289,14 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
     """Quasi-Newton Hamiltonian Monte Carlo, with accept-reject.
 
     Invariant for every symmetric positive definite B that does not depend on the state or its
-    past. A step costs exactly `num_leapfrog_steps` gradients. The log density may be of higher
-    precision than the state: energies of 1e5 nats leave no decimals to a float32, and the target,
-    the correction and the acceptance ratio then are float64.
+    past. A step costs exactly `num_leapfrog_steps` gradients, times the stages of the integrator.
+    The log density may be of higher precision than the state: energies of 1e5 nats leave no
+    decimals to a float32, and the target, the correction and the acceptance ratio then are float64.
 
     Args:
-        target_log_prob_fn: maps states `[..., event]` to one log density per chain, `[...]`.
+        target_log_prob_fn: maps states `[..., event]` to one log density per chain, `[...]`; of
+            a state in parts it takes the parts. With an inverse Hessian of vectors the parts may
+            have events of any shapes, which B sees side by side as one vector.
         step_size: leapfrog step, positive; a scalar, or one per chain with trailing axes of one.
             With B near the posterior covariance and mass M = B it is in units of the posterior
             width.
@@ -383,8 +308,15 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             `[event]`, which takes two products with B per step instead of one.
         step_size_jitter: J in [0, 1); every trajectory of every chain has its step size multiplied
             by 1 + J u, u uniform on (-1, 1), which keeps a trajectory from closing on itself.
+        integrator: "leapfrog", or "two_stage" or "three_stage" (`samplers.trajectory`), which take
+            two and three gradients a step.
+        state_gradients_are_stopped: whether the new state is a constant to automatic
+            differentiation, as in `tfp.mcmc.HamiltonianMonteCarlo`.
         store_parameters_in_results: whether step size and step number live in the results, where
             an adaptation can change them.
+        experimental_shard_axis_names: as in TFP, for a state that is distributed over the replicas
+            of a `tf.distribute` strategy; all parts of it or none. B then is one operator per
+            replica, which acts on the replica's share of the state.
         name: prefix of the names of operations.
 
     Raises:
@@ -400,7 +332,10 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
         initial_curvature: Any = None,
         mass: Tensor = _MASS_IS_INVERSE_HESSIAN,
         step_size_jitter: float = 0.0,
+        integrator: str = "leapfrog",
+        state_gradients_are_stopped: bool = False,
         store_parameters_in_results: bool = False,
+        experimental_shard_axis_names: Any = None,
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
@@ -413,7 +348,10 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
                 initial_curvature=initial_curvature,
                 mass=mass,
                 step_size_jitter=step_size_jitter,
+                integrator=integrator,
+                state_gradients_are_stopped=state_gradients_are_stopped,
                 store_parameters_in_results=store_parameters_in_results,
+                experimental_shard_axis_names=experimental_shard_axis_names,
                 name=name,
             )
         )
@@ -463,7 +401,7 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
         """Propose the end of a trajectory and accept or reject it.
 
         Args:
-            current_state: `[..., event]`, or a list of one.
+            current_state: `[..., event]`, or a list of parts.
             previous_kernel_results: results of the step before, or of `bootstrap_results`.
             seed: stateless seed.
 
@@ -487,6 +425,7 @@ def _check_arguments(
     inverse_hessian: Any,
     mass: Any,
     step_size_jitter: Any,
+    integrator: Any,
 ) -> None:
     if not callable(target_log_prob_fn):
         raise ValueError(
@@ -533,53 +472,17 @@ def _check_arguments(
             'Invalid value for argument `mass`. Expected "inverse_hessian" or a positive tensor. '
             f"Received: mass={mass!r}"
         )
+    if integrator not in INTEGRATORS:
+        raise ValueError(
+            f"Invalid value for argument `integrator`. Expected one of {tuple(INTEGRATORS)}. "
+            f"Received: integrator={integrator!r}"
+        )
     jitter = tf.get_static_value(step_size_jitter)
     if jitter is not None and not 0 <= jitter < 1:
         raise ValueError(
             "Invalid value for argument `step_size_jitter`. Expected a number in [0, 1). "
             f"Received: step_size_jitter={step_size_jitter!r}"
         )
-
-
-def _check_start(
-    state: Tensor, log_prob: Tensor, gradient: Tensor, inverse_hessian: InverseHessian
-) -> None:
-    event_ndims = inverse_hessian.event_ndims
-    if state.shape.rank is None or log_prob.shape.rank != state.shape.rank - event_ndims:
-        raise ValueError(
-            "Invalid value for argument `target_log_prob_fn`. Expected one log density per chain, "
-            f"for states of {event_ndims} axes and any chains in front. Received: "
-            f"shape={log_prob.shape} for a state of shape={state.shape}"
-        )
-    if tf.executing_eagerly():
-        flat = gradient.numpy().reshape(*log_prob.shape, -1)
-        finite = np.isfinite(log_prob.numpy()) & np.all(np.isfinite(flat), -1)
-        if not np.all(finite):
-            raise ValueError(
-                "Invalid value for argument `init_state`. Expected a finite log density and "
-                f"gradient for every chain. Received: {np.sum(~finite)} of {finite.size} chains "
-                f"where they are not, the first with log density {log_prob.numpy()[~finite][0]}"
-            )
-
-
-def _single_part(state: Any) -> Tensor:
-    if isinstance(state, (list, tuple)):
-        if len(state) != 1:
-            raise ValueError(
-                "Invalid value for argument `current_state`. Expected a tensor or a list of one. "
-                f"Received: a list of {len(state)}"
-            )
-        state = state[0]
-    return tf.convert_to_tensor(state)
-
-
-def _like(structure: Any, part: Tensor) -> Any:
-    return type(structure)([part]) if isinstance(structure, (list, tuple)) else part
-
-
-def _to_dtype(value: Any, dtype: Any) -> Tensor:
-    # `tf.cast` would round a Python number to float32 on its way to float64.
-    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.convert_to_tensor(value, dtype)
 
 
 def _cast_floating(value: Any, dtype: Any) -> Tensor:

@@ -173,6 +173,7 @@ def test_parameters_and_arguments() -> None:
     assert set(kernel.parameters) == {
         "inner_kernel",
         "num_adaptation_steps",
+        "scheme",
         "max_energy_error",
         "name",
     }

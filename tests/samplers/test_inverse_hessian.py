@@ -242,3 +242,45 @@ def test_rejects_states_and_seeds() -> None:
     for seed in (None, 3, (1.0, 2.0), (1, 2, 3)):
         with pytest.raises(ValueError, match="`seed`"):
             inverse_hessian.sample(history, seed)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_damping_keeps_pairs_of_negative_curvature(shared: bool) -> None:
+    mu = 0.2
+    damped = LimitedMemoryInverseHessian(4, 1.0, shared=shared, damping=mu)
+    plain = LimitedMemoryInverseHessian(4, 1.0, shared=shared)
+    s = tf.constant([[1.0, 0.5, 0.0]], tf.float64)
+    bent = tf.constant([[-1.0, 0.2, 0.3]], tf.float64)
+    assert int(tf.reduce_sum(plain.update(plain.initial(s), s, bent).count)) == 0
+    history = damped.update(damped.initial(s), s, bent)
+    assert int(tf.reduce_sum(history.count)) == 1
+    [step] = np.reshape(history.steps, (-1, 3))[-1:]
+    [change] = np.reshape(history.gradient_changes, (-1, 3))[-1:]
+    np.testing.assert_array_equal(change, bent[0])
+    # equality of s'y and mu y'B y, with B = 1 before the first pair
+    np.testing.assert_allclose(step @ change, mu * (change @ change), rtol=1e-12)
+    assert np.all(np.linalg.eigvalsh(damped.dense(history)) > 0)
+
+
+def test_damping_leaves_good_pairs_alone() -> None:
+    s = tf.constant([[1.0, 0.5, 0.0]], tf.float64)
+    y = tf.constant([[2.0, 0.5, 0.1]], tf.float64)
+    damped, plain = (LimitedMemoryInverseHessian(4, damping=d) for d in (0.2, None))
+    for a, b in zip(
+        damped.update(damped.initial(s), s, y), plain.update(plain.initial(s), s, y), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
+def test_damping_skips_what_is_not_finite_or_zero(bad: float) -> None:
+    damped = LimitedMemoryInverseHessian(4, damping=0.2)
+    s = tf.constant([[1.0, 0.5, 0.0]], tf.float64)
+    history = damped.update(damped.initial(s), s, bad * tf.ones_like(s))
+    assert int(history.count) == 0
+
+
+@pytest.mark.parametrize("damping", [0.0, 1.0, -0.1])
+def test_damping_is_a_fraction(damping: float) -> None:
+    with pytest.raises(ValueError, match="`damping`. Expected a number in"):
+        LimitedMemoryInverseHessian(4, damping=damping)
