@@ -18,6 +18,7 @@ from samplers.quasi_newton_hmc import (
     QuasiNewtonHMCResults,
     UncalibratedQuasiNewtonHMC,
 )
+from samplers.sampling import Run, load_run, sample, save_run, to_inference_data
 from samplers.target import InverseHessian
 
 __all__ = [
@@ -35,7 +36,12 @@ __all__ = [
     "QuasiNewtonHMC",
     "QuasiNewtonHMCResults",
     "ShellVariance",
+    "Run",
     "UncalibratedQuasiNewtonHMC",
+    "load_run",
+    "sample",
+    "save_run",
+    "to_inference_data",
     "refresh_target",
     "shell_curvature",
 ]
