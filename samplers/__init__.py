@@ -1,7 +1,8 @@
 """Transition kernels for posteriors of many scales, in the conventions of `tfp.mcmc`.
 
 Quasi-Newton Hamiltonian Monte Carlo with a limited-memory or a Fourier-diagonal inverse Hessian,
-the adaptation that learns the former, and Gibbs sampling in blocks.
+the adaptation that learns the former, a warm-up that leaves nothing to set by hand, Gibbs sampling
+in blocks, and runs that may be cut anywhere.
 """
 
 from samplers.adaptation import QuasiNewtonAdaptation, QuasiNewtonAdaptationResults
@@ -20,6 +21,7 @@ from samplers.quasi_newton_hmc import (
 )
 from samplers.sampling import Run, load_run, sample, save_run, to_inference_data
 from samplers.target import InverseHessian
+from samplers.warmup import WarmedUp, warm_up
 
 __all__ = [
     "Block",
@@ -35,13 +37,15 @@ __all__ = [
     "QuasiNewtonEnsembleResults",
     "QuasiNewtonHMC",
     "QuasiNewtonHMCResults",
-    "ShellVariance",
     "Run",
+    "ShellVariance",
     "UncalibratedQuasiNewtonHMC",
+    "WarmedUp",
     "load_run",
+    "refresh_target",
     "sample",
     "save_run",
-    "to_inference_data",
-    "refresh_target",
     "shell_curvature",
+    "to_inference_data",
+    "warm_up",
 ]

@@ -197,7 +197,7 @@ def save_run(path: str | os.PathLike[str], run: Run) -> None:
         run: what to write.
     """
     path = Path(path)
-    arrays = {"num_steps": np.asarray(run.num_steps)}
+    arrays: dict[str, Any] = {"num_steps": np.asarray(run.num_steps)}
     for name in ("draws", "trace", "state", "kernel_results"):
         for number, value in enumerate(tf.nest.flatten(getattr(run, name))):
             arrays[f"{name}_{number}"] = np.asarray(value)
