@@ -6,10 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
+from samplers.kernel import Kernel, argument
 from samplers.parts import Parts, as_parts
-from samplers.results import find_innermost, find_outermost, replace_innermost
+from samplers.results import (
+    find_innermost,
+    find_outermost,
+    innermost_state,
+    replace_innermost,
+)
 from samplers.target import Tensor, stateless_seed
 
 __all__ = ["QuasiNewtonAdaptation", "QuasiNewtonAdaptationResults"]
@@ -27,7 +32,7 @@ class QuasiNewtonAdaptationResults(NamedTuple):
     step: Tensor
 
 
-class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
+class QuasiNewtonAdaptation(Kernel):
     """Feeds the ends of each trajectory to the BFGS history, then freezes it.
 
     The pair is s = (proposed state - initial state) and y = minus the difference of the gradients
@@ -106,32 +111,14 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
             "name": name,
         }
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return self._parameters
+    inner_kernel = argument("inner_kernel", "The kernel whose curvature is learnt.")
 
-    @property
-    def inner_kernel(self) -> Any:
-        """The kernel whose curvature is learnt."""
-        return self._parameters["inner_kernel"]
-
-    @property
-    def num_adaptation_steps(self) -> Tensor | None:
-        """Number of steps with adaptation; `None` if it never ends."""
-        return self._parameters["num_adaptation_steps"]
-
-    @property
-    def max_energy_error(self) -> float:
-        """Largest change of the energy of a trajectory that gives a pair."""
-        error: float = self._parameters["max_energy_error"]
-        return error
-
-    @property
-    def name(self) -> str | None:
-        """Prefix of the names of operations."""
-        name: str | None = self._parameters["name"]
-        return name
+    num_adaptation_steps = argument(
+        "num_adaptation_steps", "Number of steps with adaptation; `None` if it never ends."
+    )
+    max_energy_error = argument(
+        "max_energy_error", "Largest change of the energy of a trajectory that gives a pair."
+    )
 
     @property
     def is_calibrated(self) -> bool:
@@ -164,7 +151,7 @@ class QuasiNewtonAdaptation(tfp.mcmc.TransitionKernel):
             )
             ratio = find_outermost(inner_results, "log_accept_ratio")
             proposed_results = find_outermost(inner_results, "proposed_results")
-            initial = as_parts(current_state)
+            initial = as_parts(innermost_state(previous.inner_results, current_state))
             layout = Parts(initial, ratio.shape.rank, self._inverse_hessian)
             proposed = as_parts(find_outermost(inner_results, "proposed_state"))
             step = layout.join(proposed) - layout.join(initial)

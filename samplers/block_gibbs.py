@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from samplers.kernel import Kernel, argument
 from samplers.results import find_innermost, merge_fields
 from samplers.target import TargetLogProbFn, Tensor, stateless_seed
 
@@ -103,7 +104,7 @@ class BlockGibbsResults(NamedTuple):
     target_log_prob: Tensor
 
 
-class BlockGibbs(tfp.mcmc.TransitionKernel):
+class BlockGibbs(Kernel):
     """Visits blocks in turn, stepping each with its own kernel given all others.
 
     The state is a list (or tuple, or namedtuple) with one part per block. When a block's turn
@@ -151,22 +152,7 @@ class BlockGibbs(tfp.mcmc.TransitionKernel):
             "name": name,
         }
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return self._parameters
-
-    @property
-    def blocks(self) -> Sequence[Block]:
-        """The blocks."""
-        blocks: Sequence[Block] = self._parameters["blocks"]
-        return blocks
-
-    @property
-    def name(self) -> str | None:
-        """Prefix of the names of operations."""
-        name: str | None = self._parameters["name"]
-        return name
+    blocks = argument("blocks", "The blocks.")
 
     @property
     def is_calibrated(self) -> bool:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from samplers.kernel import Kernel, argument
 from samplers.parts import Parts, as_parts, like_state
-from samplers.results import find_innermost, replace_innermost
+from samplers.results import find_innermost, innermost_state, replace_innermost
 from samplers.target import Tensor, stateless_seed
 
 __all__ = ["QuasiNewtonEnsemble", "QuasiNewtonEnsembleResults"]
@@ -28,7 +29,7 @@ class QuasiNewtonEnsembleResults(NamedTuple):
     is_accepted: Tensor
 
 
-class QuasiNewtonEnsemble(tfp.mcmc.TransitionKernel):
+class QuasiNewtonEnsemble(Kernel):
     """Two halves of an ensemble of chains, each moved with the curvature that the other one sees.
 
     The joint density of all chains is the product of their targets. One half moves with a B that
@@ -64,21 +65,7 @@ class QuasiNewtonEnsemble(tfp.mcmc.TransitionKernel):
             )
         self._parameters: dict[str, Any] = {"inner_kernel": inner_kernel, "name": name}
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return self._parameters
-
-    @property
-    def inner_kernel(self) -> Any:
-        """The kernel that moves each half."""
-        return self._parameters["inner_kernel"]
-
-    @property
-    def name(self) -> str | None:
-        """Prefix of the names of operations."""
-        name: str | None = self._parameters["name"]
-        return name
+    inner_kernel = argument("inner_kernel", "The kernel that moves each half.")
 
     @property
     def is_calibrated(self) -> bool:
@@ -147,7 +134,7 @@ class QuasiNewtonEnsemble(tfp.mcmc.TransitionKernel):
         """What one half knows of the curvature."""
         gradients = find_innermost(results, "grads_target_log_prob")
         log_prob = find_innermost(results, "target_log_prob")
-        parts = as_parts(state)
+        parts = as_parts(innermost_state(results, state))
         layout = Parts(parts, log_prob.shape.rank, self._inverse_hessian)
         places, slopes = layout.join(parts), layout.join(gradients)
         return self._inverse_hessian.update(

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from samplers.kernel import AdjustedKernel, Kernel, argument
 from samplers.parts import Parts, as_parts, like_state
 from samplers.shards import Shards
 from samplers.target import (
@@ -68,7 +69,7 @@ class QuasiNewtonHMCResults(NamedTuple):
     seed: Tensor
 
 
-class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
+class UncalibratedQuasiNewtonHMC(Kernel):
     """One trajectory without the accept-reject step; see `QuasiNewtonHMC` for the arguments."""
 
     def __init__(
@@ -111,38 +112,10 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
             "name": name,
         }
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return self._parameters
-
-    @property
-    def target_log_prob_fn(self) -> TargetLogProbFn:
-        """The log density."""
-        fn: TargetLogProbFn = self._parameters["target_log_prob_fn"]
-        return fn
-
-    @property
-    def inverse_hessian(self) -> InverseHessian:
-        """What B is."""
-        inverse_hessian: InverseHessian = self._parameters["inverse_hessian"]
-        return inverse_hessian
-
-    @property
-    def step_size(self) -> Tensor:
-        """The step size to start with."""
-        return self._parameters["step_size"]
-
-    @property
-    def num_leapfrog_steps(self) -> Tensor:
-        """The number of leapfrog steps to start with."""
-        return self._parameters["num_leapfrog_steps"]
-
-    @property
-    def name(self) -> str | None:
-        """Prefix of the names of operations."""
-        name: str | None = self._parameters["name"]
-        return name
+    target_log_prob_fn = argument("target_log_prob_fn", "The log density.")
+    inverse_hessian = argument("inverse_hessian", "What B is.")
+    step_size = argument("step_size", "The step size to start with.")
+    num_leapfrog_steps = argument("num_leapfrog_steps", "The number of steps to start with.")
 
     @property
     def is_calibrated(self) -> bool:
@@ -285,7 +258,7 @@ class UncalibratedQuasiNewtonHMC(tfp.mcmc.TransitionKernel):
         return None if isinstance(mass, str) else mass
 
 
-class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
+class QuasiNewtonHMC(AdjustedKernel):
     """Quasi-Newton Hamiltonian Monte Carlo, with accept-reject.
 
     Invariant for every symmetric positive definite B that does not depend on the state or its
@@ -339,7 +312,7 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
-        self._impl = tfp.mcmc.MetropolisHastings(
+        self._adjust(
             UncalibratedQuasiNewtonHMC(
                 target_log_prob_fn=target_log_prob_fn,
                 step_size=step_size,
@@ -355,67 +328,11 @@ class QuasiNewtonHMC(tfp.mcmc.TransitionKernel):
                 name=name,
             )
         )
-        self._parameters = dict(self._impl.inner_kernel.parameters)
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return self._parameters
-
-    @property
-    def target_log_prob_fn(self) -> TargetLogProbFn:
-        """The log density."""
-        fn: TargetLogProbFn = self._parameters["target_log_prob_fn"]
-        return fn
-
-    @property
-    def inverse_hessian(self) -> InverseHessian:
-        """What B is."""
-        inverse_hessian: InverseHessian = self._parameters["inverse_hessian"]
-        return inverse_hessian
-
-    @property
-    def step_size(self) -> Tensor:
-        """The step size to start with."""
-        return self._parameters["step_size"]
-
-    @property
-    def num_leapfrog_steps(self) -> Tensor:
-        """The number of leapfrog steps to start with."""
-        return self._parameters["num_leapfrog_steps"]
-
-    @property
-    def name(self) -> str | None:
-        """Prefix of the names of operations."""
-        name: str | None = self._parameters["name"]
-        return name
-
-    @property
-    def is_calibrated(self) -> bool:
-        """True: the target is invariant."""
-        return True
-
-    def one_step(
-        self, current_state: Tensor, previous_kernel_results: Any, seed: Tensor = None
-    ) -> tuple[Tensor, Any]:
-        """Propose the end of a trajectory and accept or reject it.
-
-        Args:
-            current_state: `[..., event]`, or a list of parts.
-            previous_kernel_results: results of the step before, or of `bootstrap_results`.
-            seed: stateless seed.
-
-        Returns:
-            The next state and the results of `tfp.mcmc.MetropolisHastings`.
-        """
-        step: tuple[Tensor, Any] = self._impl.one_step(
-            current_state, previous_kernel_results, seed=stateless_seed(seed)
-        )
-        return step
-
-    def bootstrap_results(self, init_state: Tensor) -> Any:
-        """Evaluate the target at the initial state; see `UncalibratedQuasiNewtonHMC`."""
-        return self._impl.bootstrap_results(init_state)
+    target_log_prob_fn = argument("target_log_prob_fn", "The log density.")
+    inverse_hessian = argument("inverse_hessian", "What B is.")
+    step_size = argument("step_size", "The step size to start with.")
+    num_leapfrog_steps = argument("num_leapfrog_steps", "The number of steps to start with.")
 
 
 def _check_arguments(

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-__all__ = ["find_innermost", "find_outermost", "merge_fields", "replace_innermost"]
+__all__ = [
+    "find_innermost",
+    "find_outermost",
+    "innermost_state",
+    "merge_fields",
+    "replace_innermost",
+]
 
 _NESTED = ("inner_results", "accepted_results")
 
@@ -75,6 +81,25 @@ def replace_innermost(results: Any, field: str, value: Any) -> Any:
         f"Invalid kernel results. Expected a field `{field}` at some level. Received: "
         f"{type(results).__name__}"
     )
+
+
+def innermost_state(results: Any, state: Any) -> Any:
+    """Return the state in the coordinates of the innermost target.
+
+    `tfp.mcmc.TransformedTransitionKernel` shows the world its state after the bijector and keeps
+    the one that the kernel inside it moves, and whose gradients that one remembers, in its results.
+
+    Args:
+        results: of a kernel, or of a wrapper around it.
+        state: what the outermost of them calls its state.
+
+    Returns:
+        What the innermost of them calls its state.
+    """
+    try:
+        return find_innermost(results, "transformed_state")
+    except ValueError:
+        return state
 
 
 def merge_fields(previous: Any, fresh: Any, fields: Collection[str]) -> Any:
