@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from samplers.kernel import Kernel, argument
-from samplers.results import find_innermost, merge_fields
+from samplers.results import find_innermost, find_outermost, merge_fields
 from samplers.target import TargetLogProbFn, Tensor, stateless_seed
 
 __all__ = ["Block", "BlockGibbs", "BlockGibbsResults", "refresh_target"]
@@ -41,8 +41,27 @@ def refresh_target(previous: Any, fresh: Any) -> Any:
 
     Returns:
         Kernel results to step from.
+
+    Raises:
+        ValueError: for results of `tfp.mcmc.ReplicaExchangeMC`. Its hot replicas keep places that
+            belong to where the other blocks were, and which these do not see when they move, so
+            that no refreshing would leave the joint density invariant.
     """
+    if _has_replicas(previous):
+        raise ValueError(
+            "Invalid value for argument `make_kernel`. Expected a kernel whose state is all it "
+            "knows of places. Received: one that exchanges replicas, "
+            f"with results {type(previous).__name__}"
+        )
     return merge_fields(previous, fresh, _TARGET_FIELDS)
+
+
+def _has_replicas(results: Any) -> bool:
+    try:
+        find_outermost(results, "post_swap_replica_states")
+    except ValueError:
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,6 +141,18 @@ class FourierDiagonalInverseHessian:
         """
         return self._filter(tf.gather(curvature.variance, self._index, axis=-1), vector)
 
+    def apply_inverse(self, curvature: ShellVariance, vector: Tensor) -> Tensor:
+        """Return B^-1 x.
+
+        Args:
+            curvature: the curvature state.
+            vector: fields x, `[..., N, N, N]`.
+
+        Returns:
+            B^-1 x, `[..., N, N, N]`.
+        """
+        return self._filter(tf.gather(1.0 / curvature.variance, self._index, axis=-1), vector)
+
     def sample(
         self, curvature: ShellVariance, seed: Tensor, batch_shape: Tensor | None = None
     ) -> Tensor:

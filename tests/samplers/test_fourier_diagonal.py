@@ -41,6 +41,21 @@ def test_apply_equals_dense_matrix(shape: tuple[int, ...], dtype: Any, tolerance
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-11), (np.float32, 1e-4)])
+def test_apply_inverse_equals_dense_inverse(
+    shape: tuple[int, ...], dtype: Any, tolerance: float
+) -> None:
+    operator = _operator(shape)
+    curvature = ShellVariance(tf.constant(VARIANCE, dtype))
+    v = np.random.default_rng(7).normal(size=(2, *shape)).astype(dtype)
+    result = operator.apply_inverse(curvature, v)
+    assert result.shape == v.shape and result.dtype == dtype
+    expected = np.linalg.solve(_dense(shape), v.reshape(2, -1).T).T
+    np.testing.assert_allclose(result.numpy().reshape(2, -1), expected, atol=tolerance)
+    np.testing.assert_allclose(operator.apply(curvature, result), v, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_draws_have_covariance_b(shape: tuple[int, ...]) -> None:
     count = 40_000
     draws = _operator(shape).sample(ShellVariance(tf.constant(VARIANCE)), (3, 4), [count])
@@ -55,9 +70,12 @@ def test_variance_per_chain() -> None:
     variance = np.stack([VARIANCE, 2 * VARIANCE])
     v = np.random.default_rng(1).normal(size=(2, 4, 4, 4))
     both = operator.apply(ShellVariance(tf.constant(variance)), v)
+    inverse = operator.apply_inverse(ShellVariance(tf.constant(variance)), v)
     for c in range(2):
         alone = operator.apply(ShellVariance(tf.constant(variance[c])), v[c])
         np.testing.assert_allclose(both[c], alone, rtol=1e-12)
+        alone = operator.apply_inverse(ShellVariance(tf.constant(variance[c])), v[c])
+        np.testing.assert_allclose(inverse[c], alone, rtol=1e-12)
     assert operator.sample(ShellVariance(tf.constant(variance)), (0, 1)).shape == (2, 4, 4, 4)
 
 
