@@ -182,9 +182,8 @@ class MicrocanonicalLangevin(Kernel):
             gained = tf.cast(end.target_log_prob, tf.float64)
             gained -= tf.cast(previous.target_log_prob, tf.float64)
             energy = end.kinetic_change - gained
-            axes = list(range(-metric.event_ndims, 0))
+            # A gradient that is not finite shows as well: the last turn is by it.
             sound = tf.math.is_finite(end.squared_error)
-            sound &= tf.reduce_all(tf.math.is_finite(end.gradient), axes)
             fresh = random_direction(metric, curvature, seeds[1], tf.shape(sound))
             wide = tf.reshape(sound, tf.concat([tf.shape(sound), [1] * metric.event_ndims], 0))
             direction = tf.ensure_shape(tf.where(wide, end.direction, fresh), state.shape)

@@ -689,6 +689,9 @@ def test_gradients_that_are_not_finite_are_not_kept() -> None:
     state = tf.minimum(_normals(19, 100, 2), 0.9)
     state, results = targets.run(kernel, state, 30)
     assert np.all(np.isfinite(results.grads_target_log_prob[0])) and np.all(state <= 1.0)
+    # and every chain goes on
+    assert np.all(np.isfinite(results.direction[0]))
+    assert np.mean(np.isfinite(results.energy_change)) > 0.5
 
 
 def test_starts_in_a_random_direction() -> None:
@@ -760,6 +763,25 @@ def test_adaptation_halves_steps_that_are_not_finite_and_undoes_them() -> None:
     assert 0.3 < float(results.inner_results.step_size) < 4.0
 
 
+def test_adaptation_undoes_steps_that_are_far_too_long() -> None:
+    kernel = EnergyErrorAdaptation(MicrocanonicalLangevin(_gaussian, 1000.0, DIAGONAL), 1)
+    state = _normals(29, 6, 5)
+    before = kernel.bootstrap_results(state)
+    moved, after = kernel.one_step(state, before, seed=(0, 1))
+    np.testing.assert_array_equal(moved, state)
+    inner = after.inner_results
+    np.testing.assert_array_equal(inner.target_log_prob, before.inner_results.target_log_prob)
+    assert float(inner.step_size) == 500.0
+    # what is far too short is kept, and what comes after the adaptation
+    short = kernel.copy(inner_kernel=kernel.inner_kernel.copy(step_size=1e-3))
+    moved, after = short.one_step(state, short.bootstrap_results(state), seed=(0, 1))
+    assert np.all(np.any(moved != state, -1)) and float(after.inner_results.step_size) == 2e-3
+    late = before._replace(step=tf.constant(1))
+    moved, after = kernel.one_step(state, late, seed=(0, 1))
+    np.testing.assert_allclose(np.linalg.norm(moved - state, axis=-1), 1000.0)
+    assert float(after.inner_results.step_size) == 1000.0
+
+
 def test_adaptation_in_single_precision_and_in_parts() -> None:
     inner = MicrocanonicalLangevin(
         lambda a, b: _gaussian(a) + _gaussian(b), 1e-4, DiagonalInverseHessian()
@@ -820,6 +842,7 @@ def test_tuning_finds_everything() -> None:
     assert 0.5 * np.sqrt(size) < tuned.decoherence_length < 2 * np.sqrt(size)
     # without variances the step is that of the narrow, the length that of the wide
     assert plain.step_size < 0.4 * expected and plain.decoherence_length > 1.5 * np.sqrt(size)
+    assert np.all(np.any(tuned.state != start, -1)) and np.all(np.any(plain.state != start, -1))
     # the kernel starts with what was found, and keeps the rest
     results = tuned.kernel.bootstrap_results(tuned.state)
     np.testing.assert_array_equal(results.step_size, tuned.step_size)
