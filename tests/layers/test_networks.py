@@ -142,6 +142,7 @@ def test_fit_save_and_export(network, style, tmp_path):
     np.testing.assert_allclose(next(iter(outputs.values())), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_fit_compiled_by_xla(network):
     _, losses = fitted(network, "functional", jit_compile=True)
@@ -149,7 +150,7 @@ def test_fit_compiled_by_xla(network):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["paper", pytest.param("deep", marks=pytest.mark.slow)])
 def test_fit_in_other_precisions(network, policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

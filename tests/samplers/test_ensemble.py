@@ -76,7 +76,7 @@ def test_the_curvature_comes_from_the_other_half_only() -> None:
     np.testing.assert_allclose(histories[0][1].steps[-3:], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_runs_in_sample_chain_around_a_step_size_adaptation(jit_compile: bool) -> None:
     kernel = QuasiNewtonEnsemble(
         tfp.mcmc.DualAveragingStepSizeAdaptation(

@@ -388,6 +388,7 @@ def test_transformed_kernels_leave_exact_draws_alone() -> None:
     assert 0.1 < float(find_innermost(results, "step_size")) < 0.6
 
 
+@pytest.mark.slow
 def test_replica_exchange_crosses_between_modes() -> None:
     centres = np.array([[-5.0, 0.0], [5.0, 0.0]])
 
@@ -828,6 +829,7 @@ def test_decoherence_length_of_a_gaussian(size: int, chains: int) -> None:
     assert 1.2 * np.sqrt(size) < slow < 4 * np.sqrt(size)
 
 
+@pytest.mark.slow
 def test_tuning_finds_everything() -> None:
     size = 30
     scales = np.geomspace(0.2, 5.0, size)
@@ -854,6 +856,7 @@ def test_tuning_finds_everything() -> None:
     np.testing.assert_array_equal(again.decoherence_length, tuned.decoherence_length)
 
 
+@pytest.mark.slow
 def test_tuning_of_parts_and_of_fields() -> None:
     kernel = MicrocanonicalLangevin(lambda a, b: _gaussian(a) + _gaussian(b / 3.0), 1e-2, DIAGONAL)
     start = [tf.cast(_normals(26, 3, 4), tf.float32), tf.cast(_normals(27, 3, 6), tf.float32)]

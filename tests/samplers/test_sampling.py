@@ -48,7 +48,7 @@ def assert_same(first: Run, second: Run) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("between", [0, 2])
 def test_pieces_are_the_whole_to_the_last_bit(between: int, jit_compile: bool) -> None:
     own = kernel()

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from typing import Any
 
+import pytest
+
 # Logical devices must be made before TensorFlow starts, so in a process of its own.
 SCRIPT = """
 import json
@@ -91,6 +93,7 @@ def run(draws: int = 350) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_distributed_state_is_sampled() -> None:
     found = run()
     assert found["same_acceptance"] and found["same_log_prob"]

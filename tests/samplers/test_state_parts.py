@@ -39,7 +39,7 @@ def kernels(**arguments: Any) -> list[QuasiNewtonHMC]:
     ]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("chains", [(), (4,)])
 def test_a_state_in_parts_moves_as_the_vector_of_them(chains: Any, jit_compile: bool) -> None:
     x = draws() if chains else draws()[0]

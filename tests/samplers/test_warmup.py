@@ -27,7 +27,7 @@ def start(chains: int = 4) -> Any:
     return tf.constant(np.random.default_rng(1).normal(size=(chains, SIZE)))
 
 
-@pytest.mark.parametrize("curvature", ["pairs", "covariance"])
+@pytest.mark.parametrize("curvature", [pytest.param("pairs", marks=pytest.mark.slow), "covariance"])
 def test_it_samples_a_gaussian_of_condition_number_10000(curvature: str) -> None:
     found = warm_up(log_prob, start(), (1, 2), 300, curvature=curvature)
     assert isinstance(found.kernel, QuasiNewtonHMC) and found.kernel.is_calibrated
@@ -44,6 +44,7 @@ def test_it_samples_a_gaussian_of_condition_number_10000(curvature: str) -> None
     assert np.all(np.abs(squares.mean((0, 1)) / WIDTHS**2 - 1.0) < 5.0 * error)
 
 
+@pytest.mark.slow
 def test_equal_seeds_find_equal_things() -> None:
     first, second = (warm_up(log_prob, start(), (5, 6), 100) for _ in range(2))
     assert first.step_size == second.step_size
@@ -66,6 +67,7 @@ def test_gradients_are_counted() -> None:
     assert found.num_gradients <= len(calls) <= found.num_gradients + phases + 2
 
 
+@pytest.mark.slow
 def test_the_length_is_the_one_that_moves_furthest_per_gradient() -> None:
     found = warm_up(log_prob, start(), (1, 2), 300, lengths=(1, 3, 30))
     assert found.num_leapfrog_steps == max(found.criterion, key=found.criterion.__getitem__)
@@ -116,6 +118,7 @@ def test_arguments_are_checked(arguments: dict[str, Any], name: str) -> None:
         warm_up(log_prob, **given)
 
 
+@pytest.mark.slow
 def test_a_skewed_target() -> None:
     found = warm_up(targets.skewed_log_prob, tf.zeros([8, 3], tf.float64), (1, 2), 300)
     run = sample(found.kernel, 800, found.state, (3, 4))
