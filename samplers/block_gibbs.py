@@ -173,6 +173,23 @@ class BlockGibbs(Kernel):
 
     blocks = argument("blocks", "The blocks.")
 
+    def copy(self, **override: Any) -> BlockGibbs:
+        """The same kernel with some arguments replaced.
+
+        Raises:
+            ValueError: if the joint log density is replaced while blocks keep targets of their
+                own. `tfp.mcmc.TransformedTransitionKernel` does so; around the kernels of the
+                blocks it transforms those targets too.
+        """
+        own = [block.name for block in self.blocks if block.make_target is not None]
+        if "target_log_prob_fn" in override and "blocks" not in override and own:
+            raise ValueError(
+                "Invalid value for argument `blocks`. Expected blocks that follow the new "
+                f"`target_log_prob_fn`. Received: blocks that make their own target: {own}"
+            )
+        copied: BlockGibbs = super().copy(**override)
+        return copied
+
     @property
     def is_calibrated(self) -> bool:
         """Whether the kernels of all blocks are."""

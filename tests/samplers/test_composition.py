@@ -380,6 +380,9 @@ def test_a_block_behind_a_bijector(jit_compile: bool) -> None:
     )([tf.constant(x[:, :1]), tf.constant(x[:, 1:])])
     mean = joined(states).numpy().mean(0) * RATE
     assert np.abs(z_scores(mean, CONCENTRATION)).max() < 4.5
+    # from outside a bijector reaches the joint density, and not the target a block makes
+    with pytest.raises(ValueError, match=r"`blocks`.*make their own target: \['two'\]"):
+        tfm.TransformedTransitionKernel(kernel, [tfb.Exp(), tfb.Exp()])
 
 
 # Temperatures ------------------------------------------------------------------------------------
