@@ -4,9 +4,13 @@
 2. Windows of doubling length, as in Stan (Carpenter et al. 2017): the curvature goes on learning
    from the trajectories, the step size starts anew in each window. At the end of the last one B may
    be set to the covariance of its draws.
-3. Length: with curvature and step size as they are, short runs of 1, 2, 4, ... leapfrog steps; the
-   number that moves the squared distance from the mean furthest per gradient is taken, the
-   criterion of ChEES-HMC (Hoffman, Radul & Sountsov 2021).
+3. Length: with curvature as it is, short runs of 1, 2, 3, ... leapfrog steps, as long as that pays.
+   As in ChEES-HMC (Hoffman, Radul & Sountsov 2021) the squares count as well as the means, since a
+   trajectory that returns to the mirror image of its start has not moved them. But the movement of
+   the squared distance from the mean, which ChEES maximises, is a sum that fast directions win, and
+   noisy: what is taken here is the length of the fewest gradients per independent draw, averaged
+   over directions and their squares, with the autocorrelation of one step continued as a geometric
+   series.
 4. End: the step size for that number, with everything else frozen; a second burn-in as well.
 
 What comes out is a kernel of which nothing changes any more, hence exact, and the states to start
@@ -22,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from numpy.typing import NDArray
 
 from samplers.adaptation import QuasiNewtonAdaptation
 from samplers.inverse_hessian import LimitedMemoryInverseHessian
@@ -43,7 +48,8 @@ class WarmedUp(NamedTuple):
         num_leapfrog_steps: of the kernel.
         curvature: of the kernel.
         num_gradients: gradients of each chain that the warm-up took.
-        criterion: number of leapfrog steps to the criterion of the third phase, per gradient.
+        criterion: number of leapfrog steps to the independent draws per gradient that the third
+            phase expects of it.
     """
 
     kernel: QuasiNewtonHMC
@@ -224,8 +230,7 @@ class _Driver:
         With n draws a tenth of n pseudo-draws of the present B keep it positive definite and tame
         the noise of directions that few draws have seen.
         """
-        draws = [np.asarray(part, np.float64) for part in tf.nest.flatten(run.draws)]
-        flat = np.concatenate([part.reshape(*part.shape[:2], -1) for part in draws], axis=-1)
+        flat = _flat(run)
         count, size = flat.shape[0] * flat.shape[1], flat.shape[2]
         if count < 10 * size or inverse_hessian.memory < size or not inverse_hessian.shared:
             return
@@ -241,14 +246,24 @@ class _Driver:
         self._run(self._kernels.fixed_curvature, self.state, num_steps, num_leapfrog_steps)
 
     def scan(self, lengths: Sequence[int], num_steps: int) -> dict[int, float]:
-        """Criterion of every length; each gets an equal share of the steps."""
+        """Criterion of the lengths; each gets an equal share of the steps.
+
+        The longer ones, which cost most, are left out once two in a row are worse by half than the
+        best.
+        """
         share = max(num_steps // len(lengths), 8)
-        criterion = {}
         before, start = self.step_size, self.state
+        runs: dict[int, NDArray[np.float64]] = {}
+        criterion: dict[int, float] = {}
         for length in lengths:
             self.step_size = before
             run = self._run(self._kernels.fixed_curvature, start, share, length)
-            criterion[length] = _movement(run, share // 3) / length
+            # the step size settles in the first third
+            runs[length] = _flat(run)[share // 3 :]
+            criterion = _draws_per_gradient(runs)
+            best = max(criterion.values())
+            if all(value < 0.5 * best for value in list(criterion.values())[-2:]):
+                break
         self.step_size = before
         return criterion
 
@@ -307,13 +322,38 @@ def _with_step_size(results: Any, step_size: float) -> Any:
     )
 
 
-def _movement(run: Run, skip: int) -> float:
-    """Mean squared change of the squared distance from the mean, in standardised coordinates."""
-    moved = 0.0
-    for part in tf.nest.flatten(run.draws):
-        draws = np.asarray(part, np.float64)[skip:]
-        flat = draws.reshape(*draws.shape[:2], -1)
-        mean, std = flat.mean((0, 1)), flat.std((0, 1))
-        distance = np.square((flat - mean) / np.where(std > 0, std, 1.0)).sum(-1)
-        moved += float(np.mean(np.square(np.diff(distance, axis=0))))
-    return moved
+def _flat(run: Run) -> NDArray[np.float64]:
+    """Draws of all parts, `[draws, chains, d]`."""
+    parts = [np.asarray(part, np.float64) for part in tf.nest.flatten(run.draws)]
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
+
+
+def _draws_per_gradient(runs: dict[int, NDArray[np.float64]]) -> dict[int, float]:
+    """Independent draws per gradient of runs of several lengths, from their moves of one step.
+
+    Moments are those of all runs together, and so are the directions: the principal axes if there
+    are ten draws for each, else the coordinates.
+    """
+    size = next(iter(runs.values())).shape[-1]
+    every = np.concatenate([draws.reshape(-1, size) for draws in runs.values()])
+    mean = every.mean(0)
+    if len(every) >= 10 * size:
+        variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(every.T)))
+        tiny = np.finfo(np.float64).tiny
+        axes = axes / np.sqrt(np.maximum(variances, variances[-1] * 1e-30 + tiny))
+    else:
+        axes = np.diag(1.0 / np.where(every.std(0) > 0.0, every.std(0), 1.0))
+    square_mean = np.square((every - mean) @ axes).mean(0)
+    square_variance = np.square((every - mean) @ axes).var(0)
+    found = {}
+    for length, draws in runs.items():
+        standard = (draws - mean) @ axes
+        moves = np.square(np.diff(standard, axis=0)).mean((0, 1)) / 2.0
+        square_moves = np.square(np.diff(np.square(standard), axis=0)).mean((0, 1)) / 2.0
+        # 1 - autocorrelation; a stuck chain counts as one of a million draws per independent one
+        distance = np.concatenate([moves / square_mean, square_moves / square_variance])
+        distance = np.maximum(np.nan_to_num(distance, nan=1.0), 1e-6)
+        # antithetic moves are worth no more than independence: others would pay for them
+        draws_per_independent = np.maximum((2.0 - distance) / distance, 1.0)
+        found[length] = float(1.0 / (length * draws_per_independent.mean()))
+    return found
