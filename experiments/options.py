@@ -26,6 +26,9 @@ FLAGS = flags.FLAGS
 
 SHIPPED = "nbody_box_250"
 
+# The amplitude is sigma8.
+COSMOLOGY = tuple(f.name for f in dataclasses.fields(Cosmology) if f.name != "A_s")
+
 
 def define_model_flags() -> None:
     """Define the flags that describe the data and the model."""
@@ -64,9 +67,8 @@ def define_model_flags() -> None:
     flags.DEFINE_string(
         "completeness", None, "NumPy file (.npy) with the completeness field [N, N, N] in [0, 1]."
     )
-    for field in dataclasses.fields(Cosmology):
-        default = getattr(Cosmology(), field.name)
-        flags.DEFINE_float(field.name, default, f"Cosmological parameter {field.name}.")
+    for name in COSMOLOGY:
+        flags.DEFINE_float(name, getattr(Cosmology(), name), f"Cosmological parameter {name}.")
 
 
 def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
@@ -76,9 +78,7 @@ def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
     return PosteriorConfig(
         num_cells=FLAGS.grid,
         mass_threshold=FLAGS.mass_threshold,
-        cosmology=Cosmology(
-            **{f.name: getattr(FLAGS, f.name) for f in dataclasses.fields(Cosmology)}
-        ),
+        cosmology=Cosmology(**{name: getattr(FLAGS, name) for name in COSMOLOGY}),
         scale_factor=FLAGS.scale_factor,
         supersampling=FLAGS.supersampling,
         mass_assignment=FLAGS.mass_assignment,

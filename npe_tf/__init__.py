@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from npe_tf.mass_function import HaloMassFunction as HaloMassFunction
     from npe_tf.posterior import FieldPosterior as FieldPosterior
     from npe_tf.posterior import PosteriorConfig as PosteriorConfig
+    from npe_tf.power import TabulatedPower as TabulatedPower
     from npe_tf.power import linear_power as linear_power
     from npe_tf.pretraining import pretrain as pretrain
     from npe_tf.summary import summarise as summarise
@@ -45,6 +46,7 @@ _HOMES = {
     "PoissonLikelihood": "npe_tf.likelihood",
     "PosteriorConfig": "npe_tf.posterior",
     "Settings": "npe_tf.inference",
+    "TabulatedPower": "npe_tf.power",
     "Zeldovich": "npe_tf.gravity.lpt",
     "linear_power": "npe_tf.power",
     "load_nbody_box": "npe_tf.datasets",

@@ -102,9 +102,7 @@ class Background:
         low = tf.sqrt(a)[..., tf.newaxis]
         u = low + (1.0 - low) * (0.5 * (nodes + 1.0))
         integrand = 2.0 / tf.sqrt(self._scaled_square(u**2))
-        return HUBBLE_DISTANCE * tf.reduce_sum(
-            (1.0 - low) * integrand * (0.5 * weights), axis=-1
-        )
+        return HUBBLE_DISTANCE * tf.reduce_sum((1.0 - low) * integrand * (0.5 * weights), axis=-1)
 
     def transverse_comoving_distance(self, a: Tensor) -> Tensor:
         """Comoving distance across the line of sight from a to today [Mpc/h]."""
@@ -142,11 +140,7 @@ class Background:
         second = (rate**2)[:, tf.newaxis] * nodes.second + rate_slope[:, tf.newaxis] * first
 
         def system(of_first: Tensor, of_value: Tensor) -> Tensor:
-            return (
-                second
-                + of_first[:, tf.newaxis] * first
-                + of_value[:, tf.newaxis] * nodes.value
-            )
+            return second + of_first[:, tf.newaxis] * first + of_value[:, tf.newaxis] * nodes.value
 
         rows = system(4.0 + h, 3.0 + h - 1.5 * matter)
         boundary = np.eye(_NUM_NODES)[:, :1]
@@ -215,7 +209,7 @@ def _collocation() -> _Collocation:
     x = -np.cos(angle)
     identity = np.eye(_NUM_NODES)
     derivative = np.stack([np.append(chebyshev.chebder(row), 0.0) for row in identity], axis=1)
-    value = chebyshev.chebvander(x, _NUM_NODES - 1)
+    value = np.asarray(chebyshev.chebvander(x, _NUM_NODES - 1), np.float64)
     return _Collocation(
         unit=np.sin(0.5 * angle) ** 2,
         value=value,

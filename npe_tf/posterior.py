@@ -22,6 +22,11 @@ __all__ = ["FieldPosterior", "PosteriorConfig"]
 
 Tensor = Any
 
+_COSMOLOGY = tuple(field.name for field in dataclasses.fields(Cosmology))
+
+# Parameters that files may lack, and what they then are: a flat universe with a constant.
+_LATER_PARAMETERS = {"w0": -1.0, "wa": 0.0, "Omega_k": 0.0}
+
 
 class FieldPosterior:
     """p(white noise, theta | catalogue), up to the evidence.
@@ -250,18 +255,28 @@ class PosteriorConfig:
 
     def to_attributes(self) -> dict[str, str | int | float]:
         """Flat numbers and strings, as a file's attributes keep them."""
-        values = dataclasses.asdict(self)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         cosmology = values.pop("cosmology")
-        return {**values, **{f"cosmology.{name}": value for name, value in cosmology.items()}}
+        for name in _COSMOLOGY:
+            value = getattr(cosmology, name)
+            # None is no attribute; and a run in flat LCDM is the run that it was before there
+            # were other universes.
+            if value is not None and value != _LATER_PARAMETERS.get(name):
+                values[f"cosmology.{name}"] = float(value)
+        return values
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any]) -> PosteriorConfig:
         """Inverse of `to_attributes`; ignores attributes of other names."""
         own = {f.name: attributes[f.name] for f in dataclasses.fields(cls) if f.name in attributes}
-        parts = dataclasses.fields(Cosmology)
-        own["cosmology"] = Cosmology(
-            **{f.name: float(attributes[f"cosmology.{f.name}"]) for f in parts}
-        )
+        parameters: dict[str, float | None] = dict(_LATER_PARAMETERS)
+        if "cosmology.A_s" in attributes:
+            parameters["sigma8"] = None
+        for name in _COSMOLOGY:
+            key = f"cosmology.{name}"
+            if key in attributes or name not in (*_LATER_PARAMETERS, "sigma8", "A_s"):
+                parameters[name] = float(attributes[key])
+        own["cosmology"] = Cosmology(**parameters)
         return cls(**{k: v.item() if hasattr(v, "item") else v for k, v in own.items()})
 
 

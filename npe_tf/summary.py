@@ -15,7 +15,6 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.posterior import PosteriorConfig
-from npe_tf.power import linear_power
 
 __all__ = ["Summary", "summarise"]
 
@@ -217,9 +216,7 @@ class _Report:
         likelihood.interior(counts)[...] = likelihood.counts
         final_mean, final_sd = self.moments("final")
         fine_k = self.grid.shell_wavenumber()
-        prior = self.grid.shell_mean(
-            linear_power(self.grid.wavenumber, self.posterior.initial_field.cosmology)
-        )
+        prior = self.grid.shell_mean(self.posterior.initial_field.linear_power())
         true_power = None
         if self.truth is not None:
             _, true_power = diagnostics.power_spectrum(self.truth, self.grid)

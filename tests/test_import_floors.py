@@ -16,6 +16,7 @@ FLOORS = {
         "layers.*",
         "samplers",
         "samplers.*",
+        "npe_tf.background",
         "npe_tf.chain_store",
         "npe_tf.cosmology",
         "npe_tf.diagnostics",
@@ -42,6 +43,7 @@ FLOORS = {
 
 # Imports within a floor, each for a reason: (importer, imported).
 SAME_FLOOR = [
+    ("npe_tf.cosmology", "npe_tf.background"),
     ("npe_tf.diagnostics", "npe_tf.grid"),
     ("npe_tf.fourier", "npe_tf.grid"),
     ("npe_tf.datasets", "npe_tf.catalogue"),
