@@ -34,10 +34,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from npe_tf.cosmology import Cosmology
-from npe_tf.gravity.lpt import Zeldovich
+from npe_tf.gravity.lpt import LPT
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
-from npe_tf.painting import cloud_in_cell, triangular_shaped_cloud
+from npe_tf.painting import paint
 
 Tensor = Any
 Array = NDArray[Any]
@@ -45,7 +45,7 @@ Array = NDArray[Any]
 NUM_CELLS = 64
 BOX_SIZE = 250.0
 OURS = "npe_tf"
-PAINTERS = {"cic": cloud_in_cell, "tsc": triangular_shaped_cloud}
+SCHEMES = ("cic", "tsc")
 
 
 def draw_positions(supersampling: int) -> Tensor:
@@ -53,7 +53,7 @@ def draw_positions(supersampling: int) -> Tensor:
     grid = Grid(NUM_CELLS, BOX_SIZE)
     white_noise = np.random.default_rng(1).standard_normal(grid.shape).astype(np.float32)
     modes = InitialField(grid, Cosmology()).modes(white_noise)
-    return Zeldovich(grid, Cosmology(), supersampling=supersampling).positions(modes)
+    return LPT(grid, Cosmology(), supersampling=supersampling).positions(modes)
 
 
 def shares(positions: Any, scheme: str, xp: Any) -> list[tuple[Any, Any, Any]]:
@@ -139,7 +139,7 @@ def implementations(scheme: str, with_gradient: bool) -> dict[str, Callable[[Ten
     """Everything that is compared; ours first."""
 
     def ours(positions: Tensor) -> Tensor:
-        return PAINTERS[scheme](positions, NUM_CELLS)
+        return paint(positions, NUM_CELLS, scheme)
 
     def plain(positions: Tensor) -> Tensor:
         return tensorflow_paint(positions, scheme)
@@ -183,7 +183,7 @@ def main() -> None:
     args = parser.parse_args()
 
     print(f"{os.cpu_count()} cores; medians of {args.repeats}; ratio = peer / {OURS}")
-    for supersampling, scheme in itertools.product((1, 2), PAINTERS):
+    for supersampling, scheme in itertools.product((1, 2), SCHEMES):
         positions = draw_positions(supersampling)
         side = NUM_CELLS * supersampling
         for with_gradient in (False, True):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from npe_tf.chain_store import ChainStore as ChainStore
     from npe_tf.cosmology import Cosmology as Cosmology
     from npe_tf.datasets import load_nbody_box as load_nbody_box
-    from npe_tf.gravity.lpt import Zeldovich as Zeldovich
+    from npe_tf.gravity.forward_model import ForwardModel as ForwardModel
+    from npe_tf.gravity.lpt import LPT as LPT
+    from npe_tf.gravity.pm import ParticleMesh as ParticleMesh
     from npe_tf.grid import Grid as Grid
     from npe_tf.inference import Settings as Settings
     from npe_tf.inference import run_inference as run_inference
@@ -35,19 +37,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "LPT": "npe_tf.gravity.lpt",
     "Catalogue": "npe_tf.catalogue",
     "ChainStore": "npe_tf.chain_store",
     "Cosmology": "npe_tf.cosmology",
     "FieldPosterior": "npe_tf.posterior",
+    "ForwardModel": "npe_tf.gravity.forward_model",
     "Grid": "npe_tf.grid",
     "HaloMassFunction": "npe_tf.mass_function",
     "InitialField": "npe_tf.initial_field",
     "NeuralBias": "npe_tf.bias.neural",
+    "ParticleMesh": "npe_tf.gravity.pm",
     "PoissonLikelihood": "npe_tf.likelihood",
     "PosteriorConfig": "npe_tf.posterior",
     "Settings": "npe_tf.inference",
     "TabulatedPower": "npe_tf.power",
-    "Zeldovich": "npe_tf.gravity.lpt",
     "linear_power": "npe_tf.power",
     "load_nbody_box": "npe_tf.datasets",
     "neural_bias_model": "npe_tf.bias.neural",

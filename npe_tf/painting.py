@@ -1,15 +1,21 @@
-"""Mass assignment on a periodic mesh, with hand-written adjoints.
+"""Mass assignment on a periodic mesh and interpolation from it, with hand-written adjoints.
 
 A particle shares its mass among the vertices around it, with weights that are a product over the
 axes (Hockney & Eastwood 1981, chapter 5). Along one axis, with d the distance from a vertex in
 cells,
 
+* nearest: 1 for the nearest vertex;
 * cloud-in-cell: 1 - |d| for the two nearest vertices;
 * triangular-shaped cloud: 3/4 - d^2 for the nearest, (3/2 - |d|)^2 / 2 for the two beside it.
 
-The density from the former is continuous in the positions with kinks where a particle passes a
-vertex; that from the latter has a continuous gradient. Hamiltonian Monte Carlo through the kinks
-conserves its energy so badly that it needs steps four times smaller.
+The density from the first is a step function of the positions, with a gradient of zero; that from
+the second is continuous with kinks where a particle passes a vertex; that from the third has a
+continuous gradient. Hamiltonian Monte Carlo through the kinks conserves its energy so badly that it
+needs steps four times smaller.
+
+Painting and interpolation are each other's transpose. The derivatives of each are written in terms
+of the other and of `_slopes`, which is made of differentiable operations, so that the tape can go
+through them again.
 
 Positions are in units of the cell and come one axis after another, `[3, P]`: every step works on
 one axis at a time, and a transposition of the particles would cost as much as the painting.
@@ -18,6 +24,7 @@ one axis at a time, and a transposition of the particles would cost as much as t
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +32,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MASS_ASSIGNMENTS", "cloud_in_cell", "coarsen", "triangular_shaped_cloud"]
+from npe_tf.fourier import irfft3d, rfft3d
+
+__all__ = [
+    "MASS_ASSIGNMENTS",
+    "assignment_window",
+    "coarsen",
+    "interpolate",
+    "overdensity",
+    "paint",
+]
 
 Tensor = Any
 
@@ -42,6 +58,11 @@ class _Stencil(NamedTuple):
     vertex: list[Tensor]
     weight: list[Tensor]
     slope: list[Tensor]
+
+
+def _nearest_stencil(positions: Tensor, num_cells: int) -> _Stencil:
+    vertex = tf.math.floormod(tf.cast(tf.round(positions), tf.int32), num_cells)
+    return _Stencil([vertex], [tf.ones_like(positions)], [tf.zeros_like(positions)])
 
 
 def _cloud_in_cell_stencil(positions: Tensor, num_cells: int) -> _Stencil:
@@ -68,119 +89,277 @@ def _next(index: Tensor, num_cells: int) -> Tensor:
     return tf.where(index == num_cells - 1, 0, index + 1)
 
 
-_STENCILS = {"cic": _cloud_in_cell_stencil, "tsc": _triangular_stencil}
+_STENCILS = {
+    "ngp": _nearest_stencil,
+    "cic": _cloud_in_cell_stencil,
+    "tsc": _triangular_stencil,
+}
 MASS_ASSIGNMENTS = tuple(_STENCILS)
+_POWERS = {"ngp": 1, "cic": 2, "tsc": 3}
 
 
-def _assign(positions: Tensor, num_cells: int, scheme: str) -> Tensor:
-    """Mass at each vertex, `[N, N, N]`."""
-    stencil = _STENCILS[scheme](positions, num_cells)
+def _rows(stencil: _Stencil, num_cells: int) -> Any:
+    """For every pair of vertices along the first two axes: the row that they start, and both."""
     index = [tf.unstack(i) for i in stencil.vertex]
-    weight = [tf.unstack(w) for w in stencil.weight]
-    size = num_cells**3
     points = range(len(index))
-    shares = []
-    for a in points:
-        for b in points:
-            row = (index[a][0] * num_cells + index[b][1]) * num_cells
-            mass = weight[a][0] * weight[b][1]
-            shares += [
-                tf.math.unsorted_segment_sum(mass * weight[c][2], row + index[c][2], size)
-                for c in points
-            ]
-    return tf.reshape(tf.add_n(shares), (num_cells,) * 3)
+    for a, b in itertools.product(points, points):
+        row = (index[a][0] * num_cells + index[b][1]) * num_cells
+        yield a, b, [row + index[c][2] for c in points]
 
 
-def _gradient_at(mesh: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
-    """Derivative of the interpolation of `mesh` at the particles, `[3, P]`.
+def _assign(positions: Tensor, masses: Tensor | None, num_cells: int, scheme: str) -> Tensor:
+    """Mass at each vertex, `[N, N, N]`, or `[C, N, N, N]` for masses `[C, P]`."""
+    stencil = _STENCILS[scheme](positions, num_cells)
+    weight = [tf.unstack(w) for w in stencil.weight]
+    columns = [None] if masses is None else tf.unstack(masses)
+    shares: list[list[Tensor]] = [[] for _ in columns]
+    for a, b, cells in _rows(stencil, num_cells):
+        across = weight[a][0] * weight[b][1]
+        for c, cell in enumerate(cells):
+            share = across * weight[c][2]
+            for column, mass in enumerate(columns):
+                value = share if mass is None else share * mass
+                shares[column].append(tf.math.unsorted_segment_sum(value, cell, num_cells**3))
+    meshes = [tf.reshape(tf.add_n(parts), (num_cells,) * 3) for parts in shares]
+    return meshes[0] if masses is None else tf.stack(meshes)
 
-    This is the adjoint of `_assign`. It is made of differentiable operations, so that the tape
-    can go through it again; where the scheme has kinks its derivative is the one-sided one.
+
+def _values(meshes: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
+    """Interpolation of meshes `[C, N, N, N]` at the particles, `[C, P]`."""
+    stencil = _STENCILS[scheme](positions, num_cells)
+    weight = [tf.unstack(w) for w in stencil.weight]
+    flat = tf.unstack(tf.reshape(meshes, [meshes.shape[0], -1]))
+    totals: list[Any] = [0.0] * len(flat)
+    for a, b, cells in _rows(stencil, num_cells):
+        across = weight[a][0] * weight[b][1]
+        for c, cell in enumerate(cells):
+            share = across * weight[c][2]
+            totals = [t + share * tf.gather(f, cell) for t, f in zip(totals, flat, strict=True)]
+    return tf.stack(totals)
+
+
+def _slopes(
+    meshes: Tensor, factors: Tensor | None, positions: Tensor, num_cells: int, scheme: str
+) -> Tensor:
+    """Derivative of sum_c factor_c times the interpolation of mesh c, `[3, P]`.
+
+    It is made of differentiable operations, so that the tape can go through it again; where the
+    scheme has kinks its derivative is the one-sided one.
+
+    Args:
+        meshes: `[C, N, N, N]`.
+        factors: `[C, P]`, or `None` for ones.
+        positions: `[3, P]`.
+        num_cells: N.
+        scheme: the mass assignment.
     """
     stencil = _STENCILS[scheme](positions, num_cells)
-    index = [tf.unstack(i) for i in stencil.vertex]
     weight = [tf.unstack(w) for w in stencil.weight]
     slope = [tf.unstack(s) for s in stencil.slope]
-    flat = tf.reshape(mesh, [-1])
-    points = range(len(index))
-    total: list[Tensor] = [0.0, 0.0, 0.0]
-    for a in points:
-        plane: list[Tensor] = [0.0, 0.0, 0.0]
-        for b in points:
-            row = (index[a][0] * num_cells + index[b][1]) * num_cells
-            values = [tf.gather(flat, row + index[c][2]) for c in points]
-            line = tf.add_n([v * weight[c][2] for c, v in enumerate(values)])
-            line_slope = tf.add_n([v * slope[c][2] for c, v in enumerate(values)])
-            plane[0] += line * weight[b][1]
-            plane[1] += line * slope[b][1]
-            plane[2] += line_slope * weight[b][1]
-        total[0] += plane[0] * slope[a][0]
-        total[1] += plane[1] * weight[a][0]
-        total[2] += plane[2] * weight[a][0]
+    flat = tf.unstack(tf.reshape(meshes, [meshes.shape[0], -1]))
+    columns = [None] * len(flat) if factors is None else tf.unstack(factors)
+    total: list[Any] = [0.0, 0.0, 0.0]
+    for a, b, cells in _rows(stencil, num_cells):
+        line: Any = 0.0
+        line_slope: Any = 0.0
+        for c, cell in enumerate(cells):
+            gathered = [
+                tf.gather(mesh, cell) if factor is None else factor * tf.gather(mesh, cell)
+                for mesh, factor in zip(flat, columns, strict=True)
+            ]
+            value = tf.add_n(gathered)
+            line += value * weight[c][2]
+            line_slope += value * slope[c][2]
+        total[0] += line * slope[a][0] * weight[b][1]
+        total[1] += line * weight[a][0] * slope[b][1]
+        total[2] += line_slope * weight[a][0] * weight[b][1]
     return tf.stack(total)
 
 
-@functools.cache
-def _compiled(num_cells: int, scheme: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """`_assign` and `_gradient_at` for one mesh.
+class _Compiled(NamedTuple):
+    """The operations for one mesh and scheme.
 
     XLA scatters and gathers in loops two to three times faster than TensorFlow's own operations.
     """
-    return (
-        tf.function(lambda x: _assign(x, num_cells, scheme), jit_compile=True),
-        tf.function(lambda m, x: _gradient_at(m, x, num_cells, scheme), jit_compile=True),
+
+    assign: Callable[..., Tensor]
+    values: Callable[..., Tensor]
+    slopes: Callable[..., Tensor]
+
+
+@functools.cache
+def _compiled(num_cells: int, scheme: str) -> _Compiled:
+    return _Compiled(
+        tf.function(lambda x, m: _assign(x, m, num_cells, scheme), jit_compile=True),
+        tf.function(lambda f, x: _values(f, x, num_cells, scheme), jit_compile=True),
+        tf.function(lambda f, c, x: _slopes(f, c, x, num_cells, scheme), jit_compile=True),
     )
 
 
-def _paint(positions: Tensor, num_cells: int, scheme: str) -> Tensor:
-    positions = tf.convert_to_tensor(positions)
+def _check(positions: Tensor, num_cells: int, scheme: str) -> _Compiled:
     if len(positions.shape) != 2 or positions.shape[0] != 3:
         raise ValueError(
             "Invalid value for argument `positions`. Expected shape [3, P]. Received: shape "
             f"{tuple(positions.shape)}"
         )
+    if scheme not in _STENCILS:
+        raise ValueError(
+            f"Invalid value for argument `mass_assignment`. Expected one of {MASS_ASSIGNMENTS}. "
+            f"Received: mass_assignment={scheme!r}"
+        )
+    if isinstance(num_cells, bool) or not isinstance(num_cells, (int, np.integer)) or num_cells < 1:
+        raise ValueError(
+            "Invalid value for argument `num_cells`. Expected a positive integer. Received: "
+            f"num_cells={num_cells!r}"
+        )
+    return _compiled(int(num_cells), scheme)
 
-    assign, gradient_at = _compiled(num_cells, scheme)
+
+def paint(
+    positions: Tensor, num_cells: int, mass_assignment: str = "tsc", masses: Tensor | None = None
+) -> Tensor:
+    """Paint particles on a periodic mesh.
+
+    Args:
+        positions: `[3, P]` in units of the cell; any real number, wrapped periodically. A particle
+            at an integer position is centred on that vertex.
+        num_cells: vertices along each side, N.
+        mass_assignment: ``"ngp"``, ``"cic"`` or ``"tsc"``.
+        masses: `[P]`, or `[C, P]` for C meshes of the same particles; by default ones.
+
+    Returns:
+        Mass at each vertex, `[N, N, N]` or `[C, N, N, N]`, of the dtype of `positions`; it sums to
+        that of the particles. Differentiable in positions and masses to any order.
+
+    Raises:
+        ValueError: if a shape is wrong or the mass assignment is not known.
+    """
+    positions = tf.convert_to_tensor(positions)
+    compiled = _check(positions, num_cells, mass_assignment)
+    if masses is None:
+
+        @tf.custom_gradient
+        def paint_ones(positions: Tensor) -> tuple[Tensor, Any]:
+            def gradient(upstream: Tensor) -> Tensor:
+                return compiled.slopes(upstream[tf.newaxis], None, positions)
+
+            return compiled.assign(positions, None), gradient
+
+        return paint_ones(positions)
+    masses = tf.convert_to_tensor(masses, positions.dtype)
+    if masses.shape.rank not in (1, 2) or masses.shape[-1] != positions.shape[-1]:
+        raise ValueError(
+            f"Invalid value for argument `masses`. Expected shape [{positions.shape[-1]}] or [C, "
+            f"{positions.shape[-1]}]. Received: shape {tuple(masses.shape)}"
+        )
 
     @tf.custom_gradient
-    def paint(positions: Tensor) -> tuple[Tensor, Any]:
-        return assign(positions), lambda upstream: gradient_at(upstream, positions)
+    def paint_masses(positions: Tensor, masses: Tensor) -> tuple[Tensor, Any]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            return (
+                compiled.slopes(upstream, masses, positions),
+                interpolate(upstream, positions, mass_assignment),
+            )
 
-    return paint(positions)
+        return compiled.assign(positions, masses), gradient
 
-
-def cloud_in_cell(positions: Tensor, num_cells: int) -> Tensor:
-    """Paint particles of unit mass on a periodic mesh, each on the 8 vertices around it.
-
-    Args:
-        positions: `[3, P]` in units of the cell; any real number, wrapped periodically. A particle
-            at an integer position gives all its mass to that vertex.
-        num_cells: vertices along each side, N.
-
-    Returns:
-        Mass at each vertex, `[N, N, N]`, of the dtype of `positions`; it sums to P.
-
-    Raises:
-        ValueError: if `positions` is not of shape `[3, P]`.
-    """
-    return _paint(positions, num_cells, "cic")
+    if masses.shape.rank == 1:
+        return paint_masses(positions, masses[tf.newaxis])[0]
+    return paint_masses(positions, masses)
 
 
-def triangular_shaped_cloud(positions: Tensor, num_cells: int) -> Tensor:
-    """Paint particles of unit mass on a periodic mesh, each on the 27 vertices around it.
+def interpolate(mesh: Tensor, positions: Tensor, mass_assignment: str = "tsc") -> Tensor:
+    """Read a periodic mesh at particles, with the weights of the mass assignment.
 
     Args:
-        positions: `[3, P]` in units of the cell; any real number, wrapped periodically. A particle
-            at an integer position gives 3/4 of its mass to that vertex along each axis.
-        num_cells: vertices along each side, N, at least 3.
+        mesh: `[N, N, N]`, or `[C, N, N, N]` for C meshes.
+        positions: `[3, P]` in units of the cell, as in `paint`.
+        mass_assignment: ``"ngp"``, ``"cic"`` or ``"tsc"``.
 
     Returns:
-        Mass at each vertex, `[N, N, N]`, of the dtype of `positions`; it sums to P.
+        Values `[P]` or `[C, P]`; differentiable in mesh and positions to any order.
 
     Raises:
-        ValueError: if `positions` is not of shape `[3, P]`.
+        ValueError: if a shape is wrong or the mass assignment is not known.
     """
-    return _paint(positions, num_cells, "tsc")
+    mesh = tf.convert_to_tensor(mesh)
+    positions = tf.convert_to_tensor(positions)
+    if mesh.shape.rank not in (3, 4) or len(set(mesh.shape[-3:])) != 1:
+        raise ValueError(
+            "Invalid value for argument `mesh`. Expected shape [N, N, N] or [C, N, N, N]. "
+            f"Received: shape {tuple(mesh.shape)}"
+        )
+    num_cells = mesh.shape[-1]
+    compiled = _check(positions, num_cells, mass_assignment)
+
+    @tf.custom_gradient
+    def read(mesh: Tensor, positions: Tensor) -> tuple[Tensor, Any]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            return (
+                paint(positions, num_cells, mass_assignment, upstream),
+                compiled.slopes(mesh, upstream, positions),
+            )
+
+        return compiled.values(mesh, positions), gradient
+
+    if mesh.shape.rank == 3:
+        return read(mesh[tf.newaxis], positions)[0]
+    return read(mesh, positions)
+
+
+def assignment_window(num_cells: int, mass_assignment: str) -> NDArray[np.float64]:
+    """Fourier transform of the cloud, `[N, N, N//2 + 1]`: a product of sinc(k_i L / 2N)^p.
+
+    p is 1, 2 and 3 for nearest, cloud-in-cell and triangular-shaped cloud.
+    """
+    power = _POWERS[mass_assignment]
+    full = np.sinc(np.fft.fftfreq(num_cells)) ** power
+    half = np.sinc(np.arange(num_cells // 2 + 1) / num_cells) ** power
+    return np.asarray(full[:, None, None] * full[None, :, None] * half)
+
+
+def overdensity(
+    positions: Tensor,
+    num_cells: int,
+    mass_assignment: str = "tsc",
+    *,
+    interlacing: bool = False,
+    compensated: bool = False,
+) -> Tensor:
+    """Overdensity of equal particles on a periodic mesh.
+
+    Args:
+        positions: `[3, P]` in units of the cell of this mesh, which may be finer or coarser than
+            the lattice of the particles.
+        num_cells: vertices along each side, N; even for the two options.
+        mass_assignment: ``"ngp"``, ``"cic"`` or ``"tsc"``.
+        interlacing: paint a second time, half a cell aside, and combine both, which cancels the
+            odd aliases (Sefusatti et al. 2016, MNRAS 460, 3624).
+        compensated: divide by the window of the cloud in Fourier space. The result may ring below
+            -1 and is for spectra, not for a logarithm.
+
+    Returns:
+        `[N, N, N]`, of mean zero.
+    """
+    positions = tf.convert_to_tensor(positions)
+    mean = float(positions.shape[-1]) / num_cells**3
+    delta = paint(positions, num_cells, mass_assignment) / mean - 1.0
+    if not (interlacing or compensated):
+        return delta
+    modes = rfft3d(delta)
+    if interlacing:
+        shifted = rfft3d(paint(positions + 0.5, num_cells, mass_assignment) / mean - 1.0)
+        full, half = np.fft.fftfreq(num_cells), np.arange(num_cells // 2 + 1) / num_cells
+        x, y, z = full[:, None, None], full[None, :, None], half
+        phase = np.exp(1j * np.pi * (x + y + z))
+        # on the Nyquist planes half a cell is no symmetry of a real field
+        share = 0.5 * ((np.abs(x) < 0.5) & (np.abs(y) < 0.5) & (z < 0.5))
+        modes = tf.constant(1.0 - share, modes.dtype) * modes
+        modes += tf.constant(share * phase, modes.dtype) * shifted
+    if compensated:
+        window = assignment_window(num_cells, mass_assignment)
+        modes /= tf.constant(window, modes.dtype)
+    return irfft3d(modes)
 
 
 def coarsen(delta: ArrayLike, num_cells: int) -> NDArray[np.float64]:

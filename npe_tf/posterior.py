@@ -13,14 +13,18 @@ from numpy.typing import ArrayLike
 from npe_tf.bias.neural import NeuralBias, neural_bias_model
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
-from npe_tf.gravity.lpt import Zeldovich
+from npe_tf.gravity.forward_model import ForwardModel
+from npe_tf.gravity.lpt import LPT
+from npe_tf.gravity.pm import ParticleMesh
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from npe_tf.likelihood import PoissonLikelihood
 
-__all__ = ["FieldPosterior", "PosteriorConfig"]
+__all__ = ["GRAVITIES", "FieldPosterior", "PosteriorConfig"]
 
 Tensor = Any
+
+GRAVITIES = ("1lpt", "2lpt", "pm")
 
 _COSMOLOGY = tuple(field.name for field in dataclasses.fields(Cosmology))
 
@@ -176,8 +180,8 @@ class PosteriorConfig:
         mass_threshold: smallest halo mass [Msun/h].
         cosmology: background and linear power.
         scale_factor: epoch of the catalogue.
-        supersampling: particles per cell and side, see `Zeldovich`.
-        mass_assignment: ``"tsc"`` or ``"cic"``, see `Zeldovich`.
+        supersampling: particles per cell and side, see `ForwardModel`.
+        mass_assignment: ``"tsc"`` or ``"cic"``, see `ForwardModel`.
         padding: ``"periodic"`` or ``"valid"``, see `PoissonLikelihood`.
         kernel_size: extent of the l=0 kernel, odd.
         num_components: components of the mass function.
@@ -186,6 +190,11 @@ class PosteriorConfig:
         prior_scale: standard deviation of the prior of each bias parameter.
         dtype: ``"float32"`` or ``"float64"``.
         component_family: ``"normal"`` or ``"tapered_pareto"``, see `HaloMassFunction`.
+        gravity: ``"1lpt"`` and ``"2lpt"``, see `LPT`, or ``"pm"``, see `ParticleMesh`.
+        pm_steps: steps of the particle mesh.
+        pm_force_factor: cells of its force mesh for each particle and side.
+        redshift_space: whether the catalogue's positions are those of its redshifts, seen from far
+            away along the last axis.
     """
 
     num_cells: int
@@ -202,6 +211,18 @@ class PosteriorConfig:
     prior_scale: float = 10.0
     dtype: str = "float32"
     component_family: str = "normal"
+    gravity: str = "1lpt"
+    pm_steps: int = 5
+    pm_force_factor: int = 1
+    redshift_space: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a gravity that is not there."""
+        if self.gravity not in GRAVITIES:
+            raise ValueError(
+                f"Invalid value for argument `gravity`. Expected one of {GRAVITIES}. Received: "
+                f"gravity={self.gravity!r}"
+            )
 
     def build(self, catalogue: Catalogue, completeness: ArrayLike | None = None) -> FieldPosterior:
         """Compose the posterior of a catalogue.
@@ -224,17 +245,29 @@ class PosteriorConfig:
         )
         return FieldPosterior(
             InitialField(grid, self.cosmology),
-            Zeldovich(
-                grid,
-                self.cosmology,
-                scale_factor=self.scale_factor,
-                supersampling=self.supersampling,
-                mass_assignment=self.mass_assignment,
-            ),
+            self.build_gravity(grid),
             self.build_bias(),
             likelihood,
             self.prior_scale,
         )
+
+    def build_gravity(self, grid: Grid) -> ForwardModel:
+        """The gravity model alone."""
+        arguments: dict[str, Any] = {
+            "scale_factor": self.scale_factor,
+            "supersampling": self.supersampling,
+            "mass_assignment": self.mass_assignment,
+            "redshift_space": self.redshift_space,
+        }
+        if self.gravity == "pm":
+            return ParticleMesh(
+                grid,
+                self.cosmology,
+                num_steps=self.pm_steps,
+                force_factor=self.pm_force_factor,
+                **arguments,
+            )
+        return LPT(grid, self.cosmology, order=GRAVITIES.index(self.gravity) + 1, **arguments)
 
     def build_bias(self, seed: int | None = 0) -> NeuralBias:
         """The bias model alone, with fresh weights."""

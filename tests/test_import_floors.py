@@ -34,6 +34,7 @@ FLOORS = {
         "npe_tf.datasets",
         "npe_tf.painting",
         "npe_tf.power",
+        "npe_tf.redshift_space",
     ],
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
     4: ["npe_tf.posterior", "npe_tf.pretraining"],

@@ -12,7 +12,7 @@ import pytest
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
-from npe_tf.gravity.lpt import Zeldovich
+from npe_tf.gravity.lpt import LPT
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from tests.npe_tf.mock import draw_catalogue
@@ -48,7 +48,7 @@ def catalogue(folder):
     mock, white_noise, _ = draw_catalogue()
     grid = Grid(8, mock.box_size)
     initial = InitialField(grid, Cosmology())
-    delta = Zeldovich(grid, Cosmology())(initial.modes(white_noise)).numpy()
+    delta = LPT(grid, Cosmology())(initial.modes(white_noise)).numpy()
     fields = {"delta_linear": initial(white_noise).numpy(), "delta_final": delta}
     mock.write_hdf5(path, fields=fields)
     return path

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
-from npe_tf.gravity.lpt import Zeldovich
+from npe_tf.gravity.lpt import LPT
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from npe_tf.posterior import PosteriorConfig
@@ -27,7 +27,7 @@ def draw_catalogue(num_cells=8, box_size=60.0, seed=0, theta=None):
         for name, value in {"kernel_weights[0, 0, 0]": 2.0, "amplitude_kernel[0, 0]": 2.0}.items():
             theta[bias.parameters.names.index(name)] += value
     white_noise = rng.standard_normal(grid.shape)
-    delta = Zeldovich(grid, Cosmology())(InitialField(grid, Cosmology()).modes(white_noise))
+    delta = LPT(grid, Cosmology())(InitialField(grid, Cosmology()).modes(white_noise))
     mass_function = bias.mass_function(delta, tf.constant(theta))
     counts = rng.poisson(mass_function.integral().numpy() * grid.cell_volume)
     voxels = np.repeat(np.arange(counts.size), counts.ravel())

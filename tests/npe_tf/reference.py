@@ -6,6 +6,14 @@ import math
 import numpy as np
 
 
+def nearest_grid_point(positions, num_cells):
+    """Mass [N, N, N] of unit particles at `positions` [P, 3] in cells."""
+    mesh = np.zeros((num_cells,) * 3)
+    for particle in positions:
+        mesh[tuple(np.rint(particle).astype(int) % num_cells)] += 1.0
+    return mesh
+
+
 def cloud_in_cell(positions, num_cells):
     """Mass [N, N, N] of unit particles at `positions` [P, 3] in cells."""
     mesh = np.zeros((num_cells,) * 3)
