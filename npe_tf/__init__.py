@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from npe_tf.posterior import PosteriorConfig as PosteriorConfig
     from npe_tf.power import linear_power as linear_power
     from npe_tf.pretraining import pretrain as pretrain
+    from npe_tf.statistics import bispectrum as bispectrum
+    from npe_tf.statistics import power_multipoles as power_multipoles
+    from npe_tf.statistics import power_spectrum as power_spectrum
     from npe_tf.summary import summarise as summarise
 
 __version__ = "0.1.0"
@@ -46,9 +49,12 @@ _HOMES = {
     "PosteriorConfig": "npe_tf.posterior",
     "Settings": "npe_tf.inference",
     "Zeldovich": "npe_tf.gravity.lpt",
+    "bispectrum": "npe_tf.statistics",
     "linear_power": "npe_tf.power",
     "load_nbody_box": "npe_tf.datasets",
     "neural_bias_model": "npe_tf.bias.neural",
+    "power_multipoles": "npe_tf.statistics",
+    "power_spectrum": "npe_tf.statistics",
     "pretrain": "npe_tf.pretraining",
     "read_fields": "npe_tf.catalogue",
     "run_inference": "npe_tf.inference",
