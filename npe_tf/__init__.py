@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from npe_tf.chain_store import ChainStore as ChainStore
     from npe_tf.cosmology import Cosmology as Cosmology
     from npe_tf.datasets import load_nbody_box as load_nbody_box
+    from npe_tf.fourier import resample as resample
+    from npe_tf.fourier import resample_white_noise as resample_white_noise
     from npe_tf.gravity.lpt import Zeldovich as Zeldovich
     from npe_tf.grid import Grid as Grid
     from npe_tf.inference import Settings as Settings
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from npe_tf.statistics import power_multipoles as power_multipoles
     from npe_tf.statistics import power_spectrum as power_spectrum
     from npe_tf.summary import summarise as summarise
+    from npe_tf.white_noise import read_white_noise as read_white_noise
 
 __version__ = "0.1.0"
 
@@ -57,6 +60,9 @@ _HOMES = {
     "power_spectrum": "npe_tf.statistics",
     "pretrain": "npe_tf.pretraining",
     "read_fields": "npe_tf.catalogue",
+    "read_white_noise": "npe_tf.white_noise",
+    "resample": "npe_tf.fourier",
+    "resample_white_noise": "npe_tf.fourier",
     "run_inference": "npe_tf.inference",
     "summarise": "npe_tf.summary",
 }

@@ -26,6 +26,7 @@ FLOORS = {
         "npe_tf.plots",
         "npe_tf.statistics",
         "npe_tf.warmup",
+        "npe_tf.white_noise",
     ],
     2: [
         "npe_tf.bias",
@@ -64,7 +65,12 @@ ONLY_FROM = {
 FRONT_DOOR = "npe_tf"
 
 # Reading a catalogue must not cost the start of TensorFlow.
-NUMPY_ONLY = ["npe_tf.catalogue", "npe_tf.datasets", "npe_tf.statistics"]
+NUMPY_ONLY = [
+    "npe_tf.catalogue",
+    "npe_tf.datasets",
+    "npe_tf.statistics",
+    "npe_tf.white_noise",
+]
 HEAVY = ("tensorflow", "tensorflow_probability", "keras", "tf_keras")
 
 
