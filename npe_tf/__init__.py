@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from npe_tf.statistics import power_multipoles as power_multipoles
     from npe_tf.statistics import power_spectrum as power_spectrum
     from npe_tf.summary import summarise as summarise
+    from npe_tf.survey import completeness as completeness
+    from npe_tf.survey import read_angular_mask as read_angular_mask
     from npe_tf.white_noise import read_white_noise as read_white_noise
 
 __version__ = "0.1.0"
@@ -53,12 +55,14 @@ _HOMES = {
     "Settings": "npe_tf.inference",
     "Zeldovich": "npe_tf.gravity.lpt",
     "bispectrum": "npe_tf.statistics",
+    "completeness": "npe_tf.survey",
     "linear_power": "npe_tf.power",
     "load_nbody_box": "npe_tf.datasets",
     "neural_bias_model": "npe_tf.bias.neural",
     "power_multipoles": "npe_tf.statistics",
     "power_spectrum": "npe_tf.statistics",
     "pretrain": "npe_tf.pretraining",
+    "read_angular_mask": "npe_tf.survey",
     "read_fields": "npe_tf.catalogue",
     "read_white_noise": "npe_tf.white_noise",
     "resample": "npe_tf.fourier",

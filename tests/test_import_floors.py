@@ -35,6 +35,7 @@ FLOORS = {
         "npe_tf.datasets",
         "npe_tf.painting",
         "npe_tf.power",
+        "npe_tf.survey",
     ],
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
     4: ["npe_tf.posterior", "npe_tf.pretraining"],
@@ -69,6 +70,7 @@ NUMPY_ONLY = [
     "npe_tf.catalogue",
     "npe_tf.datasets",
     "npe_tf.statistics",
+    "npe_tf.survey",
     "npe_tf.white_noise",
 ]
 HEAVY = ("tensorflow", "tensorflow_probability", "keras", "tf_keras")
