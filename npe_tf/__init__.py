@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from npe_tf.datasets import load_nbody_box as load_nbody_box
     from npe_tf.fourier import resample as resample
     from npe_tf.fourier import resample_white_noise as resample_white_noise
+    from npe_tf.gadget import read_initial_conditions as read_initial_conditions
+    from npe_tf.gadget import write_initial_conditions as write_initial_conditions
     from npe_tf.gravity.lpt import Zeldovich as Zeldovich
     from npe_tf.grid import Grid as Grid
     from npe_tf.inference import Settings as Settings
@@ -64,11 +66,13 @@ _HOMES = {
     "pretrain": "npe_tf.pretraining",
     "read_angular_mask": "npe_tf.survey",
     "read_fields": "npe_tf.catalogue",
+    "read_initial_conditions": "npe_tf.gadget",
     "read_white_noise": "npe_tf.white_noise",
     "resample": "npe_tf.fourier",
     "resample_white_noise": "npe_tf.fourier",
     "run_inference": "npe_tf.inference",
     "summarise": "npe_tf.summary",
+    "write_initial_conditions": "npe_tf.gadget",
 }
 _SIBLINGS = ("layers", "samplers")
 

@@ -20,6 +20,7 @@ FLOORS = {
         "npe_tf.cosmology",
         "npe_tf.diagnostics",
         "npe_tf.fourier",
+        "npe_tf.gadget",
         "npe_tf.grid",
         "npe_tf.mass_function",
         "npe_tf.parameters",
@@ -69,6 +70,7 @@ FRONT_DOOR = "npe_tf"
 NUMPY_ONLY = [
     "npe_tf.catalogue",
     "npe_tf.datasets",
+    "npe_tf.gadget",
     "npe_tf.statistics",
     "npe_tf.survey",
     "npe_tf.white_noise",
