@@ -278,6 +278,24 @@ def test_triangles_without_modes_are_not_known():
     assert np.isnan([got.bispectrum[0], got.reduced[0], *got.wavenumber[0]]).all()
 
 
+def test_the_mean_of_a_field_is_no_side_of_a_triangle():
+    f = GRID.fundamental
+    got = statistics.bispectrum(5 + np.ones(GRID.shape), GRID, [[0.45 * f, f, f]])
+    assert got.num_triangles[0] == 0
+
+
+def test_modes_on_the_edges_of_shells_do_not_depend_on_rounding():
+    """Shells from 1 to 2 fundamental wavenumbers: the first edge is in, the last one is not."""
+    shell = [f for f in live_modes(GRID) if 1 <= sum(x * x for x in f) < 4]
+    known = set(shell)
+    closing = sum(tuple(-np.add(p, q)) in known for p, q in itertools.product(shell, shell))
+    for box_size in np.linspace(10, 1000, 25):
+        grid = Grid(8, box_size)
+        sides = [[1.5 * grid.fundamental] * 3]
+        got = statistics.bispectrum(np.ones(grid.shape), grid, sides)
+        assert got.num_triangles[0] == closing
+
+
 @pytest.mark.parametrize(
     ("kernel", "response"),
     [
@@ -316,6 +334,7 @@ def test_the_top_hats_series_meets_its_closed_form():
         (lambda x: statistics.bispectrum(x, GRID, [[0.1, 0.1, 0.0]]), "`triangles`.*positive"),
         (lambda x: statistics.bispectrum(x, GRID, [[0.1, 0.1, 0.3]]), "longer than"),
         (lambda x: statistics.bispectrum(x, GRID, [[0.4, 0.4, 0.4]]), "twice the Nyquist"),
+        (lambda x: statistics.bispectrum(x, GRID, [[0.33, 0.33, 0.33]]), "which reach 1.17"),
         (lambda x: statistics.bispectrum(x, GRID, [[0.1] * 3], width=0), "`width`"),
         (lambda x: statistics.smooth(x, GRID, -1.0), "`radius`"),
         (lambda x: statistics.smooth(x, GRID, 1.0, "box"), "`kernel`.*'box'"),
