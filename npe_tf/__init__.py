@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from npe_tf.chain_store import ChainStore as ChainStore
     from npe_tf.cosmology import Cosmology as Cosmology
     from npe_tf.datasets import load_nbody_box as load_nbody_box
+    from npe_tf.fourier import resample as resample
+    from npe_tf.fourier import resample_white_noise as resample_white_noise
+    from npe_tf.gadget import read_initial_conditions as read_initial_conditions
+    from npe_tf.gadget import write_initial_conditions as write_initial_conditions
     from npe_tf.gravity.forward_model import ForwardModel as ForwardModel
     from npe_tf.gravity.lpt import LPT as LPT
     from npe_tf.gravity.pm import ParticleMesh as ParticleMesh
@@ -32,7 +36,13 @@ if TYPE_CHECKING:
     from npe_tf.power import TabulatedPower as TabulatedPower
     from npe_tf.power import linear_power as linear_power
     from npe_tf.pretraining import pretrain as pretrain
+    from npe_tf.statistics import bispectrum as bispectrum
+    from npe_tf.statistics import power_multipoles as power_multipoles
+    from npe_tf.statistics import power_spectrum as power_spectrum
     from npe_tf.summary import summarise as summarise
+    from npe_tf.survey import completeness as completeness
+    from npe_tf.survey import read_angular_mask as read_angular_mask
+    from npe_tf.white_noise import read_white_noise as read_white_noise
 
 __version__ = "0.1.0"
 
@@ -52,13 +62,23 @@ _HOMES = {
     "PosteriorConfig": "npe_tf.posterior",
     "Settings": "npe_tf.inference",
     "TabulatedPower": "npe_tf.power",
+    "bispectrum": "npe_tf.statistics",
+    "completeness": "npe_tf.survey",
     "linear_power": "npe_tf.power",
     "load_nbody_box": "npe_tf.datasets",
     "neural_bias_model": "npe_tf.bias.neural",
+    "power_multipoles": "npe_tf.statistics",
+    "power_spectrum": "npe_tf.statistics",
     "pretrain": "npe_tf.pretraining",
+    "read_angular_mask": "npe_tf.survey",
     "read_fields": "npe_tf.catalogue",
+    "read_initial_conditions": "npe_tf.gadget",
+    "read_white_noise": "npe_tf.white_noise",
+    "resample": "npe_tf.fourier",
+    "resample_white_noise": "npe_tf.fourier",
     "run_inference": "npe_tf.inference",
     "summarise": "npe_tf.summary",
+    "write_initial_conditions": "npe_tf.gadget",
 }
 _SIBLINGS = ("layers", "samplers")
 

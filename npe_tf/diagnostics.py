@@ -1,7 +1,7 @@
-"""How well a chain has converged, and how well its fields agree with the truth.
+"""How well a chain has converged.
 
-Wavenumbers in h/Mpc, power spectra in (Mpc/h)^3; the Fourier conventions are those of `Grid`, and
-only its live modes count. Samples are `[S, C, ...]`: S draws of each of C chains.
+Samples are `[S, C, ...]`: S draws of each of C chains. How well its fields agree with the truth is
+measured by `npe_tf.statistics`.
 """
 
 from __future__ import annotations
@@ -16,140 +16,18 @@ import numpy as np
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
-from npe_tf.grid import Grid
-
 __all__ = [
     "ParameterRow",
-    "cross_correlation",
     "effective_sample_size",
     "format_table",
-    "modes_per_shell",
     "parameter_table",
-    "power_spectrum",
     "split_rhat",
-    "transfer",
 ]
 
 _FEWEST_DRAWS = 4  # split R-hat takes the variance of halves of at least two draws
 _BLOCK = 1 << 22  # numbers analysed at a time, to bound the memory
 
 Array = NDArray[np.float64]
-
-
-def _fields(name: str, field: ArrayLike, grid: Grid) -> Array:
-    array = np.asarray(field)
-    if array.shape[-3:] != grid.shape:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a field [..., N, N, N] with "
-            f"N={grid.num_cells}. Received: shape {array.shape}"
-        )
-    return array
-
-
-def _cross_power(a: Array, b: Array, grid: Grid, num_shells: int | None) -> Array:
-    """Shell means of ``Re(a_k b_k*) L^3 / N^6``, `[..., num_shells]`, leading axes broadcast."""
-    lead = np.broadcast_shapes(a.shape[:-3], b.shape[:-3])
-    same = a is b
-    a, b = np.broadcast_to(a, lead + grid.shape), np.broadcast_to(b, lead + grid.shape)
-    scale = grid.volume / float(grid.num_cells) ** 6
-    power = [
-        # One field at a time: the modes of all samples together need not fit in memory.
-        grid.shell_mean(scale * _mode_product(a[index], None if same else b[index]), num_shells)
-        for index in np.ndindex(lead)
-    ]
-    count = grid.num_cells // 2 if num_shells is None else num_shells
-    return np.asarray(power, dtype=np.float64).reshape(*lead, count)
-
-
-def _mode_product(a: Array, b: Array | None) -> Array:
-    modes = np.fft.rfftn(a.astype(np.float64))
-    other = modes if b is None else np.fft.rfftn(b.astype(np.float64))
-    return np.asarray(modes.real * other.real + modes.imag * other.imag)
-
-
-def power_spectrum(
-    field: ArrayLike, grid: Grid, num_shells: int | None = None
-) -> tuple[Array, Array]:
-    """Measure the power spectrum ``P(k) = <|d_k|^2> L^3 / N^6`` in shells of k.
-
-    Args:
-        field: one or more real fields, `[..., N, N, N]`.
-        grid: their mesh.
-        num_shells: number of shells, as in `Grid.shells`.
-
-    Returns:
-        k: mean wavenumber of each shell, `[num_shells]` [h/Mpc].
-        P: power, `[..., num_shells]` [(Mpc/h)^3 times the field's unit squared]. Both are NaN in
-            a shell without a live mode.
-    """
-    d = _fields("field", field, grid)
-    return grid.shell_wavenumber(num_shells), _cross_power(d, d, grid, num_shells)
-
-
-def cross_correlation(
-    a: ArrayLike, b: ArrayLike, grid: Grid, num_shells: int | None = None
-) -> tuple[Array, Array]:
-    """Correlate the modes of two fields, ``r(k) = P_ab / sqrt(P_aa P_bb)``.
-
-    Args:
-        a: real fields, `[..., N, N, N]`.
-        b: real fields whose leading axes broadcast with those of `a`.
-        grid: their mesh.
-        num_shells: number of shells, as in `Grid.shells`.
-
-    Returns:
-        k: mean wavenumber of each shell, `[num_shells]` [h/Mpc].
-        r: correlation from -1 to 1, `[..., num_shells]`; NaN where a field has no power.
-    """
-    first, second = _fields("a", a, grid), _fields("b", b, grid)
-    norm = _cross_power(first, first, grid, num_shells) * _cross_power(
-        second, second, grid, num_shells
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = _cross_power(first, second, grid, num_shells) / np.sqrt(norm)
-    return grid.shell_wavenumber(num_shells), r
-
-
-def transfer(
-    a: ArrayLike, b: ArrayLike, grid: Grid, num_shells: int | None = None
-) -> tuple[Array, Array]:
-    """Compare the amplitudes of two fields, ``T(k) = sqrt(P_aa / P_bb)``.
-
-    Args:
-        a: real fields, `[..., N, N, N]`.
-        b: reference fields whose leading axes broadcast with those of `a`.
-        grid: their mesh.
-        num_shells: number of shells, as in `Grid.shells`.
-
-    Returns:
-        k: mean wavenumber of each shell, `[num_shells]` [h/Mpc].
-        T: transfer function, `[..., num_shells]`.
-    """
-    first, second = _fields("a", a, grid), _fields("b", b, grid)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = _cross_power(first, first, grid, num_shells) / _cross_power(
-            second, second, grid, num_shells
-        )
-    return grid.shell_wavenumber(num_shells), np.sqrt(ratio)
-
-
-def modes_per_shell(grid: Grid, num_shells: int | None = None) -> NDArray[np.int64]:
-    """Count the live modes of each shell, k and -k both.
-
-    A Gaussian field's power in a shell of n modes scatters by ``sqrt(2 / n) P(k)``: a real field's
-    n modes are n independent real numbers.
-
-    Args:
-        grid: the mesh.
-        num_shells: number of shells, as in `Grid.shells`.
-
-    Returns:
-        Number of modes, `[num_shells]`.
-    """
-    shells = grid.shells(num_shells)
-    count = grid.num_cells // 2 if num_shells is None else num_shells
-    weights = (grid.hermitian_weight * grid.alive).ravel()
-    return np.bincount(shells.ravel(), weights=weights, minlength=count).astype(np.int64)
 
 
 def _samples(samples: ArrayLike) -> Array:

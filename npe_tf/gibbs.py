@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from npe_tf.diagnostics import power_spectrum
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
+from npe_tf.statistics import power_spectrum
 from npe_tf.warmup import StepSize, WarmupPlan
 from samplers import (
     Block,
@@ -384,7 +384,7 @@ class Chain:
         initial = sampler.linear(white_noise).numpy()
         if sweep >= settings.num_warmup:
             self._accumulate(initial, sampler.evolved(white_noise).numpy())
-        _, power = power_spectrum(initial, sampler.posterior.grid)
+        power = power_spectrum(initial, sampler.posterior.grid).power
         return {
             "theta": theta.numpy(),
             "log_posterior": float(log_posterior),

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from npe_tf import diagnostics, plots
+from npe_tf import diagnostics, plots, statistics
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.mass_function import HaloMassFunction
@@ -153,7 +153,7 @@ class _Report:
         initial_mean, initial_sd = self.moments("initial")
         r = None
         if self.truth is not None:
-            _, r = diagnostics.cross_correlation(initial_mean, self.truth, self.grid, _NUM_SHELLS)
+            _, r = statistics.cross_correlation(initial_mean, self.truth, self.grid, _NUM_SHELLS)
 
         environments = _Environments(self)
         expected = environments.expected_total
@@ -219,7 +219,7 @@ class _Report:
         prior = self.grid.shell_mean(self.posterior.initial_field.linear_power())
         true_power = None
         if self.truth is not None:
-            _, true_power = diagnostics.power_spectrum(self.truth, self.grid)
+            true_power = statistics.power_spectrum(self.truth, self.grid).power
         samples = self.power[self.warmup :].reshape(-1, len(prior))
         figures = {
             "parameter_traces": plots.parameter_traces(self.theta, self.names, self.warmup),
@@ -238,7 +238,7 @@ class _Report:
                 thickness=max(1, self.grid.num_cells // 16),
             ),
             "power_spectra": plots.power_spectra(
-                fine_k, samples, prior, diagnostics.modes_per_shell(self.grid), true_power
+                fine_k, samples, prior, statistics.modes_per_shell(self.grid), true_power
             ),
         }
         if environments.expected_total.size:

@@ -21,11 +21,14 @@ FLOORS = {
         "npe_tf.cosmology",
         "npe_tf.diagnostics",
         "npe_tf.fourier",
+        "npe_tf.gadget",
         "npe_tf.grid",
         "npe_tf.mass_function",
         "npe_tf.parameters",
         "npe_tf.plots",
+        "npe_tf.statistics",
         "npe_tf.warmup",
+        "npe_tf.white_noise",
     ],
     2: [
         "npe_tf.bias",
@@ -35,6 +38,7 @@ FLOORS = {
         "npe_tf.painting",
         "npe_tf.power",
         "npe_tf.redshift_space",
+        "npe_tf.survey",
     ],
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
     4: ["npe_tf.posterior", "npe_tf.pretraining"],
@@ -45,8 +49,8 @@ FLOORS = {
 # Imports within a floor, each for a reason: (importer, imported).
 SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
-    ("npe_tf.diagnostics", "npe_tf.grid"),
     ("npe_tf.fourier", "npe_tf.grid"),
+    ("npe_tf.statistics", "npe_tf.grid"),
     ("npe_tf.datasets", "npe_tf.catalogue"),
     ("npe_tf.inference", "npe_tf.gibbs"),
     ("npe_tf.bias*", "npe_tf.bias*"),
@@ -66,7 +70,14 @@ ONLY_FROM = {
 FRONT_DOOR = "npe_tf"
 
 # Reading a catalogue must not cost the start of TensorFlow.
-NUMPY_ONLY = ["npe_tf.catalogue", "npe_tf.datasets"]
+NUMPY_ONLY = [
+    "npe_tf.catalogue",
+    "npe_tf.datasets",
+    "npe_tf.gadget",
+    "npe_tf.statistics",
+    "npe_tf.survey",
+    "npe_tf.white_noise",
+]
 HEAVY = ("tensorflow", "tensorflow_probability", "keras", "tf_keras")
 
 

@@ -20,9 +20,9 @@ import pytest
 import tensorflow as tf
 
 from npe_tf.catalogue import Catalogue
-from npe_tf.diagnostics import power_spectrum
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
 from npe_tf.posterior import FieldPosterior, PosteriorConfig
+from npe_tf.statistics import power_spectrum
 from samplers import BlockGibbs
 from samplers.results import find_innermost
 from tests.npe_tf.mock import MASS_THRESHOLD
@@ -121,7 +121,7 @@ class Experiment:
         """Functions of field and parameters, of mean zero under the prior."""
         x, t = np.asarray(white_noise), np.asarray(theta) / PRIOR_SCALE
         grid = self.posterior.grid
-        _, power = power_spectrum(x, grid)
+        power = power_spectrum(x, grid).power
         white = grid.volume / NUM_CELLS**3
         voxels = x[(0, 3, 5, 7), (0, 1, 6, 7), (0, 4, 2, 7)]
         products = np.concatenate([t[:-1] * t[1:], voxels * t[:4]])
