@@ -45,7 +45,7 @@ options.define_model_flags()
 def main() -> None:
     """Run or go on."""
     catalogue = options.read_catalogue()
-    completeness = options.read_completeness()
+    completeness = options.read_completeness(catalogue.box_size)
     options.import_tensorflow_quietly()
 
     from npe_tf.catalogue import read_fields

@@ -50,6 +50,19 @@ def define_model_flags() -> None:
     flags.DEFINE_integer(
         "supersampling", 1, "Particles per cell along each side.", lower_bound=1, upper_bound=8
     )
+    flags.DEFINE_enum(
+        "gravity",
+        "1lpt",
+        ["1lpt", "2lpt", "pm"],
+        "Lagrangian perturbation theory of first or second order, or a particle mesh.",
+    )
+    flags.DEFINE_integer("pm_steps", 5, "Steps of the particle mesh.", lower_bound=1)
+    flags.DEFINE_integer(
+        "pm_force_factor", 1, "Cells of its force mesh for each particle and side.", lower_bound=1
+    )
+    flags.DEFINE_bool(
+        "redshift_space", False, "Whether positions are those of redshifts, along the last axis."
+    )
     flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
     flags.DEFINE_float("scale_factor", 1.0, "Scale factor of the catalogue.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
@@ -67,6 +80,15 @@ def define_model_flags() -> None:
     flags.DEFINE_string(
         "completeness", None, "NumPy file (.npy) with the completeness field [N, N, N] in [0, 1]."
     )
+    flags.DEFINE_string(
+        "angular_mask", None, "HEALPix map (FITS) of the angular completeness; needs --observer."
+    )
+    flags.DEFINE_string(
+        "radial_selection",
+        None,
+        "Text file of two columns, comoving distance [Mpc/h] and completeness; needs --observer.",
+    )
+    flags.DEFINE_list("observer", None, "Of the survey: x,y,z in coordinates of the box [Mpc/h].")
     for name in COSMOLOGY:
         flags.DEFINE_float(name, getattr(Cosmology(), name), f"Cosmological parameter {name}.")
 
@@ -80,6 +102,10 @@ def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
         mass_threshold=FLAGS.mass_threshold,
         cosmology=Cosmology(**{name: getattr(FLAGS, name) for name in COSMOLOGY}),
         scale_factor=FLAGS.scale_factor,
+        gravity=FLAGS.gravity,
+        pm_steps=FLAGS.pm_steps,
+        pm_force_factor=FLAGS.pm_force_factor,
+        redshift_space=FLAGS.redshift_space,
         supersampling=FLAGS.supersampling,
         mass_assignment=FLAGS.mass_assignment,
         padding=FLAGS.padding,
@@ -108,14 +134,48 @@ def read_catalogue() -> Catalogue:
     return catalogue
 
 
-def read_completeness() -> np.ndarray[Any, Any] | None:
-    """Read the completeness field, if one is given."""
+def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
+    """Read the completeness field, or make it of the window of a survey, if there is one."""
+    window = (FLAGS.angular_mask, FLAGS.radial_selection)
+    if window != (None, None):
+        if FLAGS.completeness is not None or FLAGS.observer is None:
+            raise ValueError(
+                "Invalid value for argument `observer`. Expected --observer, and no "
+                "--completeness, with --angular_mask or --radial_selection. Received: observer="
+                f"{FLAGS.observer}, completeness={FLAGS.completeness!r}"
+            )
+        return _survey_window(box_size)
     if FLAGS.completeness is None:
         return None
     if not os.path.isfile(FLAGS.completeness):
         raise FileNotFoundError(f"There is no completeness field at {FLAGS.completeness!r}")
     field: np.ndarray[Any, Any] = np.load(FLAGS.completeness, allow_pickle=False)
     return field
+
+
+def _survey_window(box_size: float) -> np.ndarray[Any, Any]:
+    from npe_tf.grid import Grid
+    from npe_tf.survey import completeness, read_angular_mask
+
+    mask = radial = None
+    for path in (FLAGS.angular_mask, FLAGS.radial_selection):
+        if path is not None and not os.path.isfile(path):
+            raise FileNotFoundError(f"There is no file {path!r}")
+    try:
+        observer = [float(x) for x in FLAGS.observer]
+    except ValueError:
+        observer = []
+    if FLAGS.angular_mask is not None:
+        mask = read_angular_mask(FLAGS.angular_mask)
+    if FLAGS.radial_selection is not None:
+        table = np.loadtxt(FLAGS.radial_selection, ndmin=2)
+        if table.shape[1] != 2:
+            raise ValueError(
+                "Invalid value for argument `radial_selection`. Expected two columns. Received: "
+                f"{table.shape[1]} in {FLAGS.radial_selection}"
+            )
+        radial = (table[:, 0], table[:, 1])
+    return completeness(Grid(FLAGS.grid, box_size), observer, mask, radial)
 
 
 def checksum(path: Path) -> str:

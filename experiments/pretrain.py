@@ -34,7 +34,7 @@ options.define_model_flags()
 def main() -> None:
     """Fit and save."""
     catalogue = options.read_catalogue()
-    completeness = options.read_completeness()
+    completeness = options.read_completeness(catalogue.box_size)
     options.import_tensorflow_quietly()
 
     import keras

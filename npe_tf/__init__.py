@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from npe_tf.power import TabulatedPower as TabulatedPower
     from npe_tf.power import linear_power as linear_power
     from npe_tf.pretraining import pretrain as pretrain
+    from npe_tf.redshift_space import to_redshift_space as to_redshift_space
+    from npe_tf.resimulation import constrained_particles as constrained_particles
     from npe_tf.statistics import bispectrum as bispectrum
     from npe_tf.statistics import power_multipoles as power_multipoles
     from npe_tf.statistics import power_spectrum as power_spectrum
@@ -64,7 +66,9 @@ _HOMES = {
     "TabulatedPower": "npe_tf.power",
     "bispectrum": "npe_tf.statistics",
     "completeness": "npe_tf.survey",
+    "constrained_particles": "npe_tf.resimulation",
     "linear_power": "npe_tf.power",
+    "to_redshift_space": "npe_tf.redshift_space",
     "load_nbody_box": "npe_tf.datasets",
     "neural_bias_model": "npe_tf.bias.neural",
     "power_multipoles": "npe_tf.statistics",

@@ -41,7 +41,7 @@ FLOORS = {
         "npe_tf.survey",
     ],
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
-    4: ["npe_tf.posterior", "npe_tf.pretraining"],
+    4: ["npe_tf.posterior", "npe_tf.pretraining", "npe_tf.resimulation"],
     5: ["npe_tf.export", "npe_tf.gibbs", "npe_tf.inference", "npe_tf.summary"],
     6: ["experiments", "experiments.*"],
 }

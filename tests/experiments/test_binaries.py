@@ -12,6 +12,7 @@ import pytest
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
+from npe_tf.gadget import read_initial_conditions
 from npe_tf.gravity.lpt import LPT
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
@@ -94,6 +95,30 @@ def test_pretrain_infer_summarise(folder, catalogue):
     }  # fmt: skip
     assert (output / "figures" / "summary.txt").read_text().strip() in printed
 
+    initial = folder / "ics.hdf5"
+    printed, _ = run(
+        "initial_conditions", f"--run={output}", f"--output={initial}", "--num_particles=16",
+        "--redshift=9", "--chain=1",
+    )  # fmt: skip
+    assert "4096 particles of chain 1, sweep 8, at z=9" in printed
+    conditions = read_initial_conditions(initial)
+    with h5py.File(output / "chain.h5") as file:
+        noise = file["chain/white_noise"][-1, 1]
+    grid = Grid(8, 60.0)
+    expected = LPT(grid, Cosmology(), order=2, scale_factor=0.1).particles(
+        InitialField(grid, Cosmology()).modes(noise.astype(np.float64))
+    )
+    # the modes that the run does not carry move particles as well, and the others alike
+    shift = conditions.positions - np.indices((16,) * 3).reshape(3, -1).T * 60.0 / 16
+    shift = (shift + 30.0) % 60.0 - 30.0
+    coarse = expected.positions.numpy().T - np.indices((8,) * 3).reshape(3, -1).T * 60.0 / 8
+    every_second = shift.reshape(16, 16, 16, 3)[::2, ::2, ::2].reshape(-1, 3)
+    assert np.corrcoef(every_second.ravel(), coarse.ravel())[0, 1] > 0.8
+    _, complained = run(
+        "initial_conditions", f"--run={output}", f"--output={initial}", "--draw=9", status=2
+    )
+    assert "`draw`" in complained and "4 stored fields" in complained
+
     catalogue.rename(catalogue.with_name("moved.h5"))
     _, complained = run("summarise", f"--run={output}", status=2)
     assert "does not exist" in complained
@@ -136,6 +161,8 @@ def spoiled(positions=None, mass=None, **options):
         (spoiled(), ["--box_size=12"], "`box_size`.*10"),
         (spoiled(), ["--mass_threshold=1e16"], "`mass_threshold`.*largest"),
         (spoiled(), ["--completeness=nowhere.npy"], "completeness.*nowhere.npy"),
+        (spoiled(), ["--radial_selection=nowhere.txt"], "`observer`.*None"),
+        (spoiled(), ["--radial_selection=nowhere.txt", "--observer=0,0,0"], "no file.*nowhere"),
     ],
 )
 def test_bad_input_is_one_clear_line_before_tensorflow_starts(
