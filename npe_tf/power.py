@@ -355,7 +355,7 @@ def _units(path: str | os.PathLike[str], header: list[str], units: str | None) -
             )
         return units == "h/Mpc", units == "h/Mpc"
     # What is left is free of spaces, brackets, carets and the numbers of the columns.
-    title = re.sub(r"[\s\[\](){}^*#]|\d+:", "", header[-1]) if header else ""
+    title = re.sub(r"[\s\[\](){}^*#]|\d+:(?=[kP])", "", header[-1]) if header else ""
     k_title, _, power_title = title.partition("P")
     k_has_h = power_has_h = None
     if re.search(r"k/h$|h/Mpc|hMpc-1|h1Mpc-1", k_title):
