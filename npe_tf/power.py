@@ -39,18 +39,17 @@ _SIGMA8_NODES = 512
 _SIGMA8_COVERED = (2e-3, 1.0)
 
 
-def _suppression(q: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """Pressureless transfer function T0(k; alpha, beta), eqs. 19-20."""
-    c = 14.2 / alpha + 386.0 / (1.0 + 69.9 * q**1.08)
+def _suppression(q: Tensor, tail: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Pressureless transfer function T0(k; alpha, beta), eqs. 19-20, `tail` the end of eq. 20."""
     log_term = tf.math.log(np.e + 1.8 * beta * q)
-    return log_term / (log_term + c * q**2)
+    return log_term / (log_term + (14.2 / alpha + tail) * q**2)
 
 
 def _sinc(x: Tensor) -> Tensor:
     """sin(x)/x with accurate derivatives at small x."""
     small = tf.abs(x) < 1.0
-    near = sinhc_of_square(-(tf.where(small, x, 0.0) ** 2))
-    far = tf.where(small, 1.0, x)
+    near = sinhc_of_square(-(tf.where(small, x, 0.0) ** 2), num_terms=9)
+    far = tf.where(small, tf.ones_like(x), x)
     return tf.where(small, near, tf.sin(far) / far)
 
 
@@ -81,6 +80,7 @@ def _with_wiggles(k: Tensor, cosmology: Cosmology) -> Tensor:
     )  # eq. 6
     k_silk = 1.6 * baryon**0.52 * matter**0.73 * (1.0 + (10.4 * matter) ** -0.95)  # eq. 7
     q = k / (13.41 * k_eq)  # eq. 10
+    tail = 386.0 / (1.0 + 69.9 * q**1.08)
 
     a1 = (46.9 * matter) ** 0.670 * (1.0 + (32.1 * matter) ** -0.532)
     a2 = (12.0 * matter) ** 0.424 * (1.0 + (45.0 * matter) ** -0.582)
@@ -89,9 +89,9 @@ def _with_wiggles(k: Tensor, cosmology: Cosmology) -> Tensor:
     bb2 = (0.395 * matter) ** -0.0266
     beta_c = 1.0 / (1.0 + bb1 * (fraction_c**bb2 - 1.0))  # eq. 12
     interpolation = 1.0 / (1.0 + (k * sound / 5.4) ** 4)  # eq. 18
-    cold = interpolation * _suppression(q, 1.0, beta_c) + (1.0 - interpolation) * _suppression(
-        q, alpha_c, beta_c
-    )  # eq. 17
+    cold = interpolation * _suppression(q, tail, 1.0, beta_c) + (
+        1.0 - interpolation
+    ) * _suppression(q, tail, alpha_c, beta_c)  # eq. 17
 
     y = (1.0 + z_eq) / (1.0 + z_drag)
     root = tf.sqrt(1.0 + y)
@@ -104,7 +104,7 @@ def _with_wiggles(k: Tensor, cosmology: Cosmology) -> Tensor:
     shifted = ks**2 / (ks**3 + beta_node**3) ** (1.0 / 3.0)  # eq. 22, times k
     envelope = alpha_b * ks**3 / (ks**3 + beta_b**3)
     silk = tf.exp(-((k / k_silk) ** 1.4))
-    baryons = (_suppression(q, 1.0, 1.0) / (1.0 + (ks / 5.2) ** 2) + envelope * silk) * _sinc(
+    baryons = (_suppression(q, tail, 1.0, 1.0) / (1.0 + (ks / 5.2) ** 2) + envelope * silk) * _sinc(
         shifted
     )  # eq. 21
     return fraction_b * baryons + fraction_c * cold  # eq. 16
@@ -355,7 +355,7 @@ def _units(path: str | os.PathLike[str], header: list[str], units: str | None) -
             )
         return units == "h/Mpc", units == "h/Mpc"
     # What is left is free of spaces, brackets, carets and the numbers of the columns.
-    title = re.sub(r"[\s\[\](){}^*#]|\d+:", "", header[-1]) if header else ""
+    title = re.sub(r"[\s\[\](){}^*#]|\d+:(?=[kP])", "", header[-1]) if header else ""
     k_title, _, power_title = title.partition("P")
     k_has_h = power_has_h = None
     if re.search(r"k/h$|h/Mpc|hMpc-1|h1Mpc-1", k_title):
@@ -417,8 +417,17 @@ def linear_power(
         k = as_float64(k)
         positive = k > 0.0
         safe = tf.where(positive, k, 1.0)
-        shape = _shape(safe, cosmology, transfer)
-        return tf.where(positive, _amplitude(cosmology, transfer) * shape, 0.0)
+        if cosmology.A_s is not None:
+            power = _amplitude(cosmology) * _shape(safe, cosmology, transfer)
+        else:
+            # One evaluation of the fit for both is half of what XLA has to compile.
+            nodes, weights = _sigma8_quadrature()
+            both = tf.concat([tf.constant(nodes), tf.reshape(safe, [-1])], axis=0)
+            both = _shape(both, cosmology, transfer)
+            variance = tf.reduce_sum(weights * both[: len(nodes)])
+            power = as_float64(cosmology.sigma8) ** 2 / variance * both[len(nodes) :]
+            power = tf.reshape(power, tf.shape(k))
+        return tf.where(positive, power, 0.0)
 
 
 def sigma8(cosmology: Cosmology, transfer: str | TabulatedPower = "eisenstein_hu") -> Tensor:
@@ -441,7 +450,9 @@ def sigma8(cosmology: Cosmology, transfer: str | TabulatedPower = "eisenstein_hu
     _check_transfer(transfer)
     if cosmology.A_s is None:
         return as_float64(cosmology.sigma8)
-    return tf.sqrt(_amplitude(cosmology, transfer)) * _sigma8_of_shape(cosmology, transfer)
+    nodes, weights = _sigma8_quadrature()
+    shape = _shape(tf.constant(nodes), cosmology, transfer)
+    return tf.sqrt(_amplitude(cosmology) * tf.reduce_sum(weights * shape))
 
 
 def _shape(k: Tensor, cosmology: Cosmology, transfer: str) -> Tensor:
@@ -449,10 +460,8 @@ def _shape(k: Tensor, cosmology: Cosmology, transfer: str) -> Tensor:
     return k ** as_float64(cosmology.n_s) * _transfer(k, cosmology, transfer) ** 2
 
 
-def _amplitude(cosmology: Cosmology, transfer: str) -> Tensor:
-    """What makes the shape a power."""
-    if cosmology.A_s is None:
-        return (as_float64(cosmology.sigma8) / _sigma8_of_shape(cosmology, transfer)) ** 2
+def _amplitude(cosmology: Cosmology) -> Tensor:
+    """What makes the shape a power, by A_s."""
     h, n_s, omega_m = (as_float64(p) for p in (cosmology.h, cosmology.n_s, cosmology.Omega_m))
     # In matter domination delta_k = 2/5 (k c/H0)^2 / Omega_m T(k) a times the curvature
     # perturbation, whose power is 2 pi^2 / k^3 A_s (k/k_pivot)^(n_s - 1).
@@ -474,11 +483,6 @@ def _sigma8_quadrature() -> tuple[Array, Array]:
         exact = 3.0 * (np.sin(x) - x * np.cos(x)) / x**3
     top_hat = np.where(x > 1e-2, exact, 1.0 - x**2 / 10.0)
     return k, weights * k**3 * top_hat**2 / (2.0 * np.pi**2)
-
-
-def _sigma8_of_shape(cosmology: Cosmology, transfer: str) -> Tensor:
-    k, weights = _sigma8_quadrature()
-    return tf.sqrt(tf.reduce_sum(weights * _shape(tf.constant(k), cosmology, transfer)))
 
 
 def _sigma8_of_table(table: TabulatedPower) -> Tensor:
