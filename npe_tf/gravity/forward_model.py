@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from npe_tf.background import as_float64
 from npe_tf.cosmology import Cosmology
 from npe_tf.grid import Grid
 from npe_tf.painting import MASS_ASSIGNMENTS, overdensity
@@ -202,11 +203,6 @@ class ForwardModel(abc.ABC):
                 f"{np.count_nonzero(~np.isfinite(modes.numpy()))} that are not"
             )
         return modes
-
-
-def as_float64(value: Any) -> Tensor:
-    """A number or a tensor in float64; `tf.cast` would round a number to float32 first."""
-    return tf.cast(value, tf.float64) if tf.is_tensor(value) else tf.constant(value, tf.float64)
 
 
 def _position(observer: ArrayLike) -> Any:

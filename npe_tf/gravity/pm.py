@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from npe_tf.background import as_float64
 from npe_tf.cosmology import Cosmology
 from npe_tf.fourier import irfft3d, rfft3d
-from npe_tf.gravity.forward_model import ForwardModel, Motion, as_float64
+from npe_tf.gravity.forward_model import ForwardModel, Motion
 from npe_tf.gravity.lpt import lpt_displacements
 from npe_tf.grid import Grid
 from npe_tf.painting import MASS_ASSIGNMENTS, assignment_window, interpolate, paint
