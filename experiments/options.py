@@ -61,8 +61,11 @@ def define_model_flags() -> None:
         "pm_force_factor", 1, "Cells of its force mesh for each particle and side.", lower_bound=1
     )
     flags.DEFINE_bool(
-        "redshift_space", False, "Whether positions are those of redshifts, along the last axis."
+        "redshift_space",
+        False,
+        "Whether positions are those of redshifts: seen by --observer, or along the last axis.",
     )
+    flags.DEFINE_bool("light_cone", False, "Whether --observer sees haloes as light left them.")
     flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
     flags.DEFINE_float("scale_factor", 1.0, "Scale factor of the catalogue.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
@@ -106,6 +109,8 @@ def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
         pm_steps=FLAGS.pm_steps,
         pm_force_factor=FLAGS.pm_force_factor,
         redshift_space=FLAGS.redshift_space,
+        observer=_observer(),
+        light_cone=FLAGS.light_cone,
         supersampling=FLAGS.supersampling,
         mass_assignment=FLAGS.mass_assignment,
         padding=FLAGS.padding,
@@ -138,13 +143,14 @@ def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
     """Read the completeness field, or make it of the window of a survey, if there is one."""
     window = (FLAGS.angular_mask, FLAGS.radial_selection)
     if window != (None, None):
-        if FLAGS.completeness is not None or FLAGS.observer is None:
+        observer = _observer()
+        if FLAGS.completeness is not None or observer is None:
             raise ValueError(
                 "Invalid value for argument `observer`. Expected --observer, and no "
                 "--completeness, with --angular_mask or --radial_selection. Received: observer="
                 f"{FLAGS.observer}, completeness={FLAGS.completeness!r}"
             )
-        return _survey_window(box_size)
+        return _survey_window(box_size, observer)
     if FLAGS.completeness is None:
         return None
     if not os.path.isfile(FLAGS.completeness):
@@ -153,7 +159,7 @@ def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
     return field
 
 
-def _survey_window(box_size: float) -> np.ndarray[Any, Any]:
+def _survey_window(box_size: float, observer: tuple[float, float, float]) -> np.ndarray[Any, Any]:
     from npe_tf.grid import Grid
     from npe_tf.survey import completeness, read_angular_mask
 
@@ -161,10 +167,6 @@ def _survey_window(box_size: float) -> np.ndarray[Any, Any]:
     for path in (FLAGS.angular_mask, FLAGS.radial_selection):
         if path is not None and not os.path.isfile(path):
             raise FileNotFoundError(f"There is no file {path!r}")
-    try:
-        observer = [float(x) for x in FLAGS.observer]
-    except ValueError:
-        observer = []
     if FLAGS.angular_mask is not None:
         mask = read_angular_mask(FLAGS.angular_mask)
     if FLAGS.radial_selection is not None:
@@ -176,6 +178,19 @@ def _survey_window(box_size: float) -> np.ndarray[Any, Any]:
             )
         radial = (table[:, 0], table[:, 1])
     return completeness(Grid(FLAGS.grid, box_size), observer, mask, radial)
+
+
+def _observer() -> tuple[float, float, float] | None:
+    if FLAGS.observer is None:
+        return None
+    try:
+        x, y, z = (float(number) for number in FLAGS.observer)
+    except ValueError as error:
+        raise ValueError(
+            "Invalid value for argument `observer`. Expected three numbers x,y,z in Mpc/h. "
+            f"Received: {','.join(FLAGS.observer)}"
+        ) from error
+    return x, y, z
 
 
 def checksum(path: Path) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
@@ -30,6 +31,17 @@ _COSMOLOGY = tuple(field.name for field in dataclasses.fields(Cosmology))
 
 # Parameters that files may lack, and what they then are: a flat universe with a constant.
 _LATER_PARAMETERS = {"w0": -1.0, "wa": 0.0, "Omega_k": 0.0}
+
+# Fields that files may lack, and that are left out where they have their defaults: so that a run
+# from before they were there can go on.
+_LATER_FIELDS = (
+    "gravity",
+    "pm_steps",
+    "pm_force_factor",
+    "redshift_space",
+    "observer",
+    "light_cone",
+)
 
 
 class FieldPosterior:
@@ -63,6 +75,12 @@ class FieldPosterior:
             raise ValueError(
                 f"Invalid value for argument `likelihood`. Expected the grid {initial_field.grid}. "
                 f"Received: {likelihood.grid}"
+            )
+        own_grid = getattr(gravity, "grid", initial_field.grid)
+        if own_grid != initial_field.grid:
+            raise ValueError(
+                f"Invalid value for argument `gravity`. Expected the grid {initial_field.grid}. "
+                f"Received: {own_grid}"
             )
         if not (math.isfinite(prior_scale) and prior_scale > 0):
             raise ValueError(
@@ -193,8 +211,10 @@ class PosteriorConfig:
         gravity: ``"1lpt"`` and ``"2lpt"``, see `LPT`, or ``"pm"``, see `ParticleMesh`.
         pm_steps: steps of the particle mesh.
         pm_force_factor: cells of its force mesh for each particle and side.
-        redshift_space: whether the catalogue's positions are those of its redshifts, seen from far
-            away along the last axis.
+        redshift_space: whether the catalogue's positions are those of its redshifts, seen by the
+            observer, or from far away along the last axis if there is none.
+        observer: three coordinates in the box [Mpc/h].
+        light_cone: whether the haloes' epochs are those at which light left for the observer.
     """
 
     num_cells: int
@@ -215,9 +235,16 @@ class PosteriorConfig:
     pm_steps: int = 5
     pm_force_factor: int = 1
     redshift_space: bool = False
+    observer: tuple[float, float, float] | None = None
+    light_cone: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a gravity that is not there."""
+        if self.light_cone and self.gravity == "pm":
+            raise ValueError(
+                "Invalid value for argument `gravity`. Expected '1lpt' or '2lpt' for a light cone. "
+                "Received: gravity='pm', light_cone=True"
+            )
         if self.gravity not in GRAVITIES:
             raise ValueError(
                 f"Invalid value for argument `gravity`. Expected one of {GRAVITIES}. Received: "
@@ -258,6 +285,7 @@ class PosteriorConfig:
             "supersampling": self.supersampling,
             "mass_assignment": self.mass_assignment,
             "redshift_space": self.redshift_space,
+            "observer": self.observer,
         }
         if self.gravity == "pm":
             return ParticleMesh(
@@ -267,6 +295,7 @@ class PosteriorConfig:
                 force_factor=self.pm_force_factor,
                 **arguments,
             )
+        arguments["light_cone"] = self.light_cone
         return LPT(grid, self.cosmology, order=GRAVITIES.index(self.gravity) + 1, **arguments)
 
     def build_bias(self, seed: int | None = 0) -> NeuralBias:
@@ -286,9 +315,16 @@ class PosteriorConfig:
         )
         return NeuralBias(model, log_mass_threshold, self.parameterisation, self.component_family)
 
-    def to_attributes(self) -> dict[str, str | int | float]:
-        """Flat numbers and strings, as a file's attributes keep them."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    def to_attributes(self) -> dict[str, Any]:
+        """Flat numbers, strings and lists of numbers, as a file's attributes keep them."""
+        fields = dataclasses.fields(self)
+        values = {
+            f.name: getattr(self, f.name)
+            for f in fields
+            if f.name not in _LATER_FIELDS or getattr(self, f.name) != f.default
+        }
+        if self.observer is not None:
+            values["observer"] = [float(x) for x in self.observer]
         cosmology = values.pop("cosmology")
         for name in _COSMOLOGY:
             value = getattr(cosmology, name)
@@ -310,6 +346,8 @@ class PosteriorConfig:
             if key in attributes or name not in (*_LATER_PARAMETERS, "sigma8", "A_s"):
                 parameters[name] = float(attributes[key])
         own["cosmology"] = Cosmology(**parameters)
+        if "observer" in own:
+            own["observer"] = tuple(np.ravel(own["observer"]).tolist())
         return cls(**{k: v.item() if hasattr(v, "item") else v for k, v in own.items()})
 
 
