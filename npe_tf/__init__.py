@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from npe_tf.mass_function import HaloMassFunction as HaloMassFunction
     from npe_tf.posterior import FieldPosterior as FieldPosterior
     from npe_tf.posterior import PosteriorConfig as PosteriorConfig
-    from npe_tf.power import TabulatedPower as TabulatedPower
     from npe_tf.power import linear_power as linear_power
     from npe_tf.pretraining import pretrain as pretrain
     from npe_tf.redshift_space import to_redshift_space as to_redshift_space
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from npe_tf.summary import summarise as summarise
     from npe_tf.survey import completeness as completeness
     from npe_tf.survey import read_angular_mask as read_angular_mask
+    from npe_tf.tabulated_power import TabulatedPower as TabulatedPower
     from npe_tf.white_noise import read_white_noise as read_white_noise
 
 __version__ = "0.1.0"
@@ -63,7 +63,7 @@ _HOMES = {
     "PoissonLikelihood": "npe_tf.likelihood",
     "PosteriorConfig": "npe_tf.posterior",
     "Settings": "npe_tf.inference",
-    "TabulatedPower": "npe_tf.power",
+    "TabulatedPower": "npe_tf.tabulated_power",
     "bispectrum": "npe_tf.statistics",
     "completeness": "npe_tf.survey",
     "constrained_particles": "npe_tf.resimulation",

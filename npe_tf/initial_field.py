@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from npe_tf.cosmology import Cosmology
 from npe_tf.fourier import irfft3d, rfft3d
 from npe_tf.grid import Grid
-from npe_tf.power import TabulatedPower, linear_power
+from npe_tf.power import linear_power
+from npe_tf.tabulated_power import TabulatedPower
 
 __all__ = ["InitialField"]
 

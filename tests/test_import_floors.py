@@ -37,6 +37,7 @@ FLOORS = {
         "npe_tf.datasets",
         "npe_tf.painting",
         "npe_tf.power",
+        "npe_tf.tabulated_power",
         "npe_tf.redshift_space",
         "npe_tf.survey",
     ],
@@ -50,6 +51,7 @@ FLOORS = {
 SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
     ("npe_tf.fourier", "npe_tf.grid"),
+    ("npe_tf.power", "npe_tf.tabulated_power"),
     ("npe_tf.statistics", "npe_tf.grid"),
     ("npe_tf.datasets", "npe_tf.catalogue"),
     ("npe_tf.inference", "npe_tf.gibbs"),

@@ -8,7 +8,8 @@ from npe_tf.background import HUBBLE_DISTANCE
 from npe_tf.cosmology import Cosmology
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
-from npe_tf.power import TabulatedPower, linear_power, sigma8, transfer_function
+from npe_tf.power import linear_power, sigma8, transfer_function
+from npe_tf.tabulated_power import TabulatedPower
 
 TABLES = Path(__file__).parent / "tables"
 
