@@ -316,7 +316,9 @@ def hessian_of_growth(state):
     return outer.jacobian(gradient, state)
 
 
-@pytest.mark.parametrize("function", [weighted, gradients, hessian_of_growth])
+@pytest.mark.parametrize(
+    "function", [weighted, gradient_of_sum, pytest.param(hessian_of_growth, marks=pytest.mark.slow)]
+)
 def test_compiled_by_xla(function):
     state = tf.constant([0.25, 0.05, -0.9, 0.2, *TIMES], tf.float64)
     compiled = tf.function(function, jit_compile=True)(state)
