@@ -338,12 +338,11 @@ class PosteriorConfig:
     def from_attributes(cls, attributes: Mapping[str, Any]) -> PosteriorConfig:
         """Inverse of `to_attributes`; ignores attributes of other names."""
         own = {f.name: attributes[f.name] for f in dataclasses.fields(cls) if f.name in attributes}
-        parameters: dict[str, float | None] = dict(_LATER_PARAMETERS)
-        if "cosmology.A_s" in attributes:
-            parameters["sigma8"] = None
+        unused = "sigma8" if "cosmology.A_s" in attributes else "A_s"
+        parameters: dict[str, float | None] = {**_LATER_PARAMETERS, unused: None}
         for name in _COSMOLOGY:
             key = f"cosmology.{name}"
-            if key in attributes or name not in (*_LATER_PARAMETERS, "sigma8", "A_s"):
+            if key in attributes or name not in parameters:
                 parameters[name] = float(attributes[key])
         own["cosmology"] = Cosmology(**parameters)
         if "observer" in own:

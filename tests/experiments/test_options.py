@@ -6,6 +6,7 @@ from absl import flags
 from experiments import infer  # noqa: F401  (defines the flags)
 from experiments.options import ProgressLine
 from layers.components import FAMILIES, PARAMETERISATIONS
+from npe_tf.cosmology import Cosmology
 
 
 class Terminal(io.StringIO):
@@ -54,3 +55,9 @@ def test_a_log_gets_whole_lines():
 def test_flags_offer_what_the_layers_have():
     assert tuple(flags.FLAGS["component_family"].parser.enum_values) == FAMILIES
     assert tuple(flags.FLAGS["parameterisation"].parser.enum_values) == PARAMETERISATIONS
+
+
+def test_flags_offer_the_parameters_of_the_cosmology():
+    for name in ("Omega_m", "sigma8", "w0", "wa", "Omega_k"):
+        assert flags.FLAGS[name].default == getattr(Cosmology(), name)
+    assert "A_s" not in flags.FLAGS
