@@ -8,9 +8,11 @@ from npe_tf.cosmology import Cosmology
 from npe_tf.gravity.lpt import LPT
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
+from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.posterior import PosteriorConfig
 
 MASS_THRESHOLD = 2e12
+MOST_HALOES = 4000
 
 
 def draw_catalogue(num_cells=8, box_size=60.0, seed=0, theta=None):
@@ -36,3 +38,31 @@ def draw_catalogue(num_cells=8, box_size=60.0, seed=0, theta=None):
     inside = rng.uniform(-0.499, 0.499, vertex.shape)
     positions = np.mod((vertex + inside) * grid.cell_size, box_size)
     return Catalogue(positions, np.maximum(mass, MASS_THRESHOLD), box_size), white_noise, theta
+
+
+class ExchangeableLikelihood(PoissonLikelihood):
+    """A likelihood whose haloes can be exchanged without compiling it again."""
+
+    def __init__(self, grid, catalogue):
+        super().__init__(grid, catalogue, MASS_THRESHOLD)
+        self.padded = [
+            tf.Variable(np.zeros(MOST_HALOES, dtype)) for dtype in ("int32", "float64", "float64")
+        ]
+        self.volume_factor = tf.Variable(1.0, dtype=tf.float64)
+
+    def exchange(self, catalogue):
+        voxels = catalogue.voxel_index(self.grid.num_cells)
+        fresh = (voxels, catalogue.log_mass, np.ones(len(catalogue)))
+        for variable, values in zip(self.padded, fresh, strict=True):
+            padded = np.zeros(MOST_HALOES, variable.dtype.as_numpy_dtype)
+            padded[: len(catalogue)] = values
+            variable.assign(padded)
+
+    def __call__(self, mass_function):
+        voxels, log_mass, weight = self.padded
+        log_mass = tf.maximum(log_mass, np.log(MASS_THRESHOLD))
+        found = mass_function.at(voxels).log_intensity(tf.cast(log_mass, mass_function.dtype))
+        expected = tf.cast(self.expected_counts(mass_function), tf.float64)
+        return tf.reduce_sum(weight * tf.cast(found, tf.float64)) - (
+            self.volume_factor * tf.reduce_sum(expected)
+        )

@@ -11,12 +11,10 @@ import tensorflow as tf
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
-from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.posterior import FieldPosterior, PosteriorConfig
-from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
+from tests.npe_tf.mock import MASS_THRESHOLD, ExchangeableLikelihood, draw_catalogue
 
 NUM_CELLS, BOX_SIZE = 8, 60.0
-MOST_HALOES = 4000
 PRIOR_SCALE = 0.3
 NUM_REPLICATES = 24
 SETTINGS = Settings(
@@ -29,34 +27,6 @@ SETTINGS = Settings(
     annealing_start=1.0,
 )
 THINNING = 8
-
-
-class ExchangeableLikelihood(PoissonLikelihood):
-    """A likelihood whose haloes can be exchanged without compiling it again."""
-
-    def __init__(self, grid, catalogue):
-        super().__init__(grid, catalogue, MASS_THRESHOLD)
-        self.padded = [
-            tf.Variable(np.zeros(MOST_HALOES, dtype)) for dtype in ("int32", "float64", "float64")
-        ]
-        self.volume_factor = tf.Variable(1.0, dtype=tf.float64)
-
-    def exchange(self, catalogue):
-        voxels = catalogue.voxel_index(NUM_CELLS)
-        fresh = (voxels, catalogue.log_mass, np.ones(len(catalogue)))
-        for variable, values in zip(self.padded, fresh, strict=True):
-            padded = np.zeros(MOST_HALOES, variable.dtype.as_numpy_dtype)
-            padded[: len(catalogue)] = values
-            variable.assign(padded)
-
-    def __call__(self, mass_function):
-        voxels, log_mass, weight = self.padded
-        log_mass = tf.maximum(log_mass, np.log(MASS_THRESHOLD))
-        found = mass_function.at(voxels).log_intensity(tf.cast(log_mass, mass_function.dtype))
-        expected = tf.cast(self.expected_counts(mass_function), tf.float64)
-        return tf.reduce_sum(weight * tf.cast(found, tf.float64)) - (
-            self.volume_factor * tf.reduce_sum(expected)
-        )
 
 
 def ranks(sampler, rng):

@@ -25,8 +25,8 @@ from npe_tf.posterior import FieldPosterior, PosteriorConfig
 from npe_tf.statistics import power_spectrum
 from samplers import BlockGibbs
 from samplers.results import find_innermost
-from tests.npe_tf.mock import MASS_THRESHOLD
-from tests.npe_tf.test_calibration import MOST_HALOES, PRIOR_SCALE, ExchangeableLikelihood
+from tests.npe_tf.mock import MASS_THRESHOLD, MOST_HALOES, ExchangeableLikelihood
+from tests.npe_tf.test_calibration import PRIOR_SCALE
 
 # haloes are few, about 70, so that a sweep takes field and parameters a good part of the way from
 # one prior draw to another
