@@ -32,7 +32,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,17 @@ WAVENUMBERS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
 MEMORY_CASES = ("1lpt", "2lpt", "pm 2", "pm 5", "pm 10")
 
 
-def median_milliseconds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def median_milliseconds(
+    calls: dict[str, Callable[[], Any]], repeats: int, warm_up: int = 2
+) -> dict[str, float]:
     """Compile each, then let them take turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 2):
+    for turn in range(repeats + warm_up):
         for name, call in calls.items():
             began = time.perf_counter()
             for result in tf.nest.flatten(call()):
                 np.asarray(result)
-            if turn >= 2:
+            if turn >= warm_up:
                 times[name].append(time.perf_counter() - began)
     return {name: 1e3 * float(np.median(taken)) for name, taken in times.items()}
 
@@ -346,7 +348,7 @@ def memory(_: int) -> None:
         print(f"  {case:6s} {float(output.split()[-1]):6.0f}", flush=True)
 
 
-def simulation(_: int) -> None:
+def simulation(_: int, supersamplings: Sequence[int] = (1, 2)) -> None:
     """r(k) and T(k) of densities against the N-body run, as a Markdown table."""
     box = load_nbody_box()
     cosmology = Cosmology(**box.cosmology)
@@ -369,12 +371,12 @@ def simulation(_: int) -> None:
     columns = [f"{name}({k:g})" for name in "rT" for k in WAVENUMBERS]
     print("| model | particles | cloud | " + " | ".join([*columns, "ms"]) + " |")
     print("|" + "---|" * (len(columns) + 4))
-    for supersampling, scheme in itertools.product((1, 2), ("tsc", "cic")):
+    for supersampling, scheme in itertools.product(supersamplings, ("tsc", "cic")):
         arguments = {"supersampling": supersampling, "mass_assignment": scheme}
         for name, model in models(**arguments).items():
             density = tf.function(model)
-            taken = median_milliseconds({"": lambda call=density: call(modes)}, 3)[""]
             delta = density(modes).numpy()
+            taken = median_milliseconds({"": lambda call=density: call(modes)}, 3, 0)[""]
             _, r = cross_correlation(delta, box.delta_final, grid)
             ratio = power_spectrum(delta, grid, assignment=scheme).power / reference.power
             numbers = [f"{x:.3f}" for x in (*r[shells], *np.sqrt(ratio)[shells])]
