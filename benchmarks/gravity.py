@@ -109,8 +109,8 @@ def accuracy(_: int) -> None:
     """Displacements and painting against JaxPM."""
     if not has_jaxpm():
         return
-    import gravity_jax as peer
     import jax.numpy as jnp
+    from peers import gravity_jax as peer
 
     box = load_nbody_box()
     cosmology = Cosmology(**box.cosmology)
@@ -188,8 +188,8 @@ def jaxpm_calls(
     posterior: FieldPosterior, white_noise: Tensor, theta: Tensor
 ) -> dict[str, Callable[[], Any]]:
     """JaxPM with the same bias model, after a comparison of the values."""
-    import gravity_jax as peer
     import jax
+    from peers import gravity_jax as peer
 
     state = tuple(jax.numpy.asarray(x.numpy()) for x in (white_noise, theta))
     delta = posterior.density(white_noise)
