@@ -108,34 +108,40 @@ def _rows(stencil: _Stencil, num_cells: int) -> Any:
 
 
 def _assign(positions: Tensor, masses: Tensor | None, num_cells: int, scheme: str) -> Tensor:
-    """Mass at each vertex, `[N, N, N]`, or `[C, N, N, N]` for masses `[C, P]`."""
+    """Mass at each vertex, `[N, N, N]`, or `[C, N, N, N]` for masses `[C, P]`.
+
+    XLA adds to a mesh in its place, so that there is one for each column and no more.
+    """
     stencil = _STENCILS[scheme](positions, num_cells)
     weight = [tf.unstack(w) for w in stencil.weight]
     columns = [None] if masses is None else tf.unstack(masses)
-    shares: list[list[Tensor]] = [[] for _ in columns]
+    meshes = [tf.zeros([num_cells**3], positions.dtype) for _ in columns]
     for a, b, cells in _rows(stencil, num_cells):
         across = weight[a][0] * weight[b][1]
         for c, cell in enumerate(cells):
             share = across * weight[c][2]
-            for column, mass in enumerate(columns):
-                value = share if mass is None else share * mass
-                shares[column].append(tf.math.unsorted_segment_sum(value, cell, num_cells**3))
-    meshes = [tf.reshape(tf.add_n(parts), (num_cells,) * 3) for parts in shares]
-    return meshes[0] if masses is None else tf.stack(meshes)
+            meshes = [
+                tf.tensor_scatter_nd_add(
+                    mesh, cell[:, tf.newaxis], share if mass is None else share * mass
+                )
+                for mesh, mass in zip(meshes, columns, strict=True)
+            ]
+    cubes = [tf.reshape(mesh, (num_cells,) * 3) for mesh in meshes]
+    return cubes[0] if masses is None else tf.stack(cubes)
 
 
 def _values(meshes: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
     """Interpolation of meshes `[C, N, N, N]` at the particles, `[C, P]`."""
     stencil = _STENCILS[scheme](positions, num_cells)
     weight = [tf.unstack(w) for w in stencil.weight]
-    flat = tf.unstack(tf.reshape(meshes, [meshes.shape[0], -1]))
-    totals: list[Any] = [0.0] * len(flat)
+    # what a particle reads of all meshes lies side by side
+    table = tf.transpose(tf.reshape(meshes, [meshes.shape[0], -1]))
+    total: Any = 0.0
     for a, b, cells in _rows(stencil, num_cells):
         across = weight[a][0] * weight[b][1]
         for c, cell in enumerate(cells):
-            share = across * weight[c][2]
-            totals = [t + share * tf.gather(f, cell) for t, f in zip(totals, flat, strict=True)]
-    return tf.stack(totals)
+            total += (across * weight[c][2])[:, tf.newaxis] * tf.gather(table, cell)
+    return tf.transpose(total)
 
 
 def _slopes(
@@ -156,18 +162,15 @@ def _slopes(
     stencil = _STENCILS[scheme](positions, num_cells)
     weight = [tf.unstack(w) for w in stencil.weight]
     slope = [tf.unstack(s) for s in stencil.slope]
-    flat = tf.unstack(tf.reshape(meshes, [meshes.shape[0], -1]))
-    columns = [None] * len(flat) if factors is None else tf.unstack(factors)
+    table = tf.transpose(tf.reshape(meshes, [meshes.shape[0], -1]))
+    rows = None if factors is None else tf.transpose(factors)
     total: list[Any] = [0.0, 0.0, 0.0]
     for a, b, cells in _rows(stencil, num_cells):
         line: Any = 0.0
         line_slope: Any = 0.0
         for c, cell in enumerate(cells):
-            gathered = [
-                tf.gather(mesh, cell) if factor is None else factor * tf.gather(mesh, cell)
-                for mesh, factor in zip(flat, columns, strict=True)
-            ]
-            value = tf.add_n(gathered)
+            read = tf.gather(table, cell)
+            value = tf.reduce_sum(read if rows is None else rows * read, axis=-1)
             line += value * weight[c][2]
             line_slope += value * slope[c][2]
         total[0] += line * slope[a][0] * weight[b][1]
