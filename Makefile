@@ -5,6 +5,10 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
+# processes of the tests; each takes up to 2 GiB
+JOBS   ?= 2
+# a file stays in one process, for what its tests share; the slowest files come first
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 export TF_CPP_MIN_LOG_LEVEL = 2
 
@@ -37,10 +41,10 @@ $(DEMO)/pretrained.h5: | $(STAMP)
 	$(PY) -m experiments.pretrain --grid=32 --num_starts=1 --output=$@
 
 test: $(STAMP)  ## the tests, without the slow ones
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)  ## all tests
-	$(PY) -m pytest -m ''
+	$(PYTEST) -m ''
 
 check: $(STAMP)  ## ruff, mypy and the import floors
 	$(PY) -m ruff check

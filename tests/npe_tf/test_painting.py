@@ -16,6 +16,10 @@ SCHEMES = pytest.mark.parametrize(
 )
 
 
+# 27 vertices take XLA long to compile
+SMOOTH = pytest.mark.parametrize("scheme", ["cic", pytest.param("tsc", marks=pytest.mark.slow)])
+
+
 @pytest.fixture
 def positions():
     return np.random.default_rng(2).uniform(-7, 13, (40, 3))
@@ -91,7 +95,7 @@ def test_gradient_in_graph_mode(positions, dtype, scheme, naive):
     np.testing.assert_allclose(found, expected, rtol=1e-8 if dtype is np.float64 else 1e-4)
 
 
-@pytest.mark.parametrize("scheme", ["cic", "tsc"])
+@SMOOTH
 def test_second_derivative(positions, scheme):
     """Away from its kinks each scheme is a polynomial, so differences of gradients are exact."""
     rng = np.random.default_rng(4)
@@ -132,7 +136,7 @@ def test_interpolation_is_the_transpose_of_painting(positions, scheme, naive):
     np.testing.assert_array_equal(interpolate(mesh[1], positions.T, scheme), found[1])
 
 
-@pytest.mark.parametrize("scheme", ["cic", "tsc"])
+@SMOOTH
 def test_gradients_of_masses_and_meshes(positions, scheme):
     """Of a quantity in which painting and interpolation follow each other, to second order."""
     rng = np.random.default_rng(7)
