@@ -13,15 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "ParameterRow",
+    "bulk_ess",
     "effective_sample_size",
     "format_table",
     "parameter_table",
+    "rank_normalised_rhat",
     "split_rhat",
+    "tail_ess",
 ]
 
 _FEWEST_DRAWS = 4  # split R-hat takes the variance of halves of at least two draws
@@ -85,15 +89,15 @@ def effective_sample_size(samples: ArrayLike) -> Array:
         moves, is not finite or has fewer than four draws. Chains that jump to the other side at
         every draw can have more than S C.
     """
+    return _per_quantity(_samples(samples), _effective_sample_size)
 
-    def diagnose(block: Array) -> Any:
-        return tfp.mcmc.effective_sample_size(
-            block if block.shape[1] > 1 else block[:, 0],
-            filter_beyond_positive_pairs=True,
-            cross_chain_dims=1 if block.shape[1] > 1 else None,
-        )
 
-    return _per_quantity(_samples(samples), diagnose)
+def _effective_sample_size(block: Array) -> Any:
+    return tfp.mcmc.effective_sample_size(
+        block if block.shape[1] > 1 else block[:, 0],
+        filter_beyond_positive_pairs=True,
+        cross_chain_dims=1 if block.shape[1] > 1 else None,
+    )
 
 
 def split_rhat(samples: ArrayLike) -> Array:
@@ -110,9 +114,94 @@ def split_rhat(samples: ArrayLike) -> Array:
     """
 
     def diagnose(block: Array) -> Any:
-        even = block[: block.shape[0] // 2 * 2]
         # TensorFlow Probability gives the ratio of variances.
-        return np.sqrt(tfp.mcmc.potential_scale_reduction(even, split_chains=True))
+        return np.sqrt(tfp.mcmc.potential_scale_reduction(_split(block)))
+
+    return _per_quantity(_samples(samples), diagnose)
+
+
+def _ratio_of_deviations(halves: Array) -> Array:
+    """Of all draws to those within chains, without Brooks and Gelman's correction."""
+    within = halves.var(axis=0, ddof=1).mean(axis=0)
+    between = halves.mean(axis=0).var(axis=0, ddof=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.sqrt((len(halves) - 1) / len(halves) + between / within))
+
+
+def _split(block: Array) -> Array:
+    """Halves of chains as chains, `[S/2, 2C, n]`; of an odd S the last draw is left out."""
+    half = block.shape[0] // 2
+    return np.concatenate([block[:half], block[half : 2 * half]], axis=1)
+
+
+def _rank_normalised(block: Array) -> Array:
+    """Normal scores of the ranks among all draws of all chains, equal values sharing theirs."""
+    flat = block.reshape(-1, block.shape[-1])
+    ranks = np.empty_like(flat)
+    for column in range(flat.shape[1]):
+        _, where, counts = np.unique(flat[:, column], return_inverse=True, return_counts=True)
+        ranks[:, column] = (np.cumsum(counts) - (counts - 1) / 2.0)[where]
+    scores = tf.math.ndtri((ranks - 0.375) / (len(flat) + 0.25))
+    return np.asarray(scores).reshape(block.shape)
+
+
+def rank_normalised_rhat(samples: ArrayLike) -> Array:
+    """Compare the halves of all chains by their ranks: in place and in spread.
+
+    The larger of split R-hat of the rank-normalised draws and of their rank-normalised distances
+    from the median (Vehtari et al. 2021, Bayesian Analysis 16, 667). It also sees chains that
+    differ in width only, and does not need moments that are finite. Their limit is 1.01.
+
+    Args:
+        samples: draws, `[S, C, ...]`.
+
+    Returns:
+        R-hat of each quantity, `[...]`; NaN where `effective_sample_size` is.
+    """
+
+    def diagnose(block: Array) -> Any:
+        halves = _split(block)
+        folded = np.abs(halves - np.median(halves, axis=(0, 1)))
+        return np.maximum(
+            _ratio_of_deviations(_rank_normalised(halves)),
+            _ratio_of_deviations(_rank_normalised(folded)),
+        )
+
+    return _per_quantity(_samples(samples), diagnose)
+
+
+def bulk_ess(samples: ArrayLike) -> Array:
+    """Effective sample size of the rank-normalised halves of chains (Vehtari et al. 2021).
+
+    Args:
+        samples: draws, `[S, C, ...]`.
+
+    Returns:
+        As `effective_sample_size`.
+    """
+    return _per_quantity(
+        _samples(samples), lambda block: _effective_sample_size(_rank_normalised(_split(block)))
+    )
+
+
+def tail_ess(samples: ArrayLike) -> Array:
+    """Effective sample size for the 5th and 95th percentiles, the smaller (Vehtari et al. 2021).
+
+    Args:
+        samples: draws, `[S, C, ...]`.
+
+    Returns:
+        As `effective_sample_size`.
+    """
+
+    def diagnose(block: Array) -> Any:
+        halves = _split(block)
+        # of a whole column below a percentile nothing can be said
+        sizes = [
+            _effective_sample_size(np.where(halves <= limit, 1.0, 0.0))
+            for limit in np.quantile(halves, (0.05, 0.95), axis=(0, 1))
+        ]
+        return np.minimum(*sizes)
 
     return _per_quantity(_samples(samples), diagnose)
 
@@ -128,8 +217,9 @@ class ParameterRow:
         q05: 5th percentile.
         q50: median.
         q95: 95th percentile.
-        ess: effective sample size of all chains together.
-        rhat: split R-hat.
+        ess: bulk effective sample size of all chains together.
+        tail: effective sample size of the tails.
+        rhat: rank-normalised split R-hat.
     """
 
     name: str
@@ -139,6 +229,7 @@ class ParameterRow:
     q50: float
     q95: float
     ess: float
+    tail: float
     rhat: float
 
 
@@ -163,8 +254,9 @@ def parameter_table(samples: ArrayLike, names: Sequence[str]) -> list[ParameterR
         flat.mean(0),
         flat.std(0, ddof=1) if len(flat) > 1 else np.full(len(names), np.nan),
         *np.quantile(flat, (0.05, 0.5, 0.95), axis=0),
-        effective_sample_size(draws),
-        split_rhat(draws),
+        bulk_ess(draws),
+        tail_ess(draws),
+        rank_normalised_rhat(draws),
     ]
     return [
         ParameterRow(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)
@@ -180,8 +272,8 @@ def format_table(rows: Sequence[ParameterRow]) -> str:
     Returns:
         Lines of equal width, the first one the header; "-" where a number is not known.
     """
-    header = ["parameter", "mean", "sd", "5%", "50%", "95%", "ESS", "R-hat"]
-    formats = [".4g"] * 5 + [".0f", ".3f"]
+    header = ["parameter", "mean", "sd", "5%", "50%", "95%", "ESS", "tail", "R-hat"]
+    formats = [".4g"] * 5 + [".0f", ".0f", ".3f"]
     lines = [header]
     for row in rows:
         name, *numbers = dataclasses.astuple(row)

@@ -28,14 +28,19 @@ _NUM_MASS_BINS = 10
 _MOST_FIELDS = 24
 
 
+def _smaller_ess(row: diagnostics.ParameterRow) -> float:
+    """Of bulk and tail; zero if one is not known."""
+    return float(np.nan_to_num([row.ess, row.tail], nan=0.0).min())
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """Numbers of a run.
 
     Attributes:
         text: all of it, for a terminal.
-        converged: whether every quantity watched has split R-hat below 1.01 and at least 400
-            effective samples.
+        converged: whether every quantity watched has a rank-normalised R-hat below 1.01 and at
+            least 400 effective samples, in bulk and tails.
         parameters: one row per bias parameter.
         acceptance: of the field and of the parameters, mean over samples and chains.
         k: wavenumbers of the shells [h/Mpc].
@@ -146,8 +151,8 @@ class _Report:
         )
         watched = [*rows, *others]
         worst_rhat = max(watched, key=lambda row: np.nan_to_num(row.rhat, nan=np.inf))
-        worst_ess = min(watched, key=lambda row: np.nan_to_num(row.ess, nan=0.0))
-        converged = bool(worst_rhat.rhat <= _MAX_RHAT and worst_ess.ess >= _MIN_ESS)
+        worst_ess = min(watched, key=_smaller_ess)
+        converged = bool(worst_rhat.rhat <= _MAX_RHAT and _smaller_ess(worst_ess) >= _MIN_ESS)
         field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
         k = self.grid.shell_wavenumber(_NUM_SHELLS)
         initial_mean, initial_sd = self.moments("initial")
@@ -173,12 +178,13 @@ class _Report:
             diagnostics.format_table(others[:1]),
             "",
             f"acceptance: field {field:.2f}, parameters {bias:.2f}",
-            f"worst split R-hat: {worst_rhat.rhat:.3f} ({worst_rhat.name}); smallest effective "
-            f"sample size: {worst_ess.ess:.0f} ({worst_ess.name})",
+            f"worst rank-normalised R-hat: {worst_rhat.rhat:.3f} ({worst_rhat.name}); smallest "
+            f"effective sample size, bulk {worst_ess.ess:.0f} and tail {worst_ess.tail:.0f} "
+            f"({worst_ess.name})",
             f"{gradients:,} gradients of the field after the warm-up; effective samples per 1,000: "
             f"{1e3 * worst_ess.ess / gradients:.2f} at worst, "
             f"{1e3 * median_ess / gradients:.2f} in the median",
-            f"{verdict} (asked: split R-hat <= {_MAX_RHAT}, effective samples >= {_MIN_ESS}, for "
+            f"{verdict} (asked: R-hat <= {_MAX_RHAT}, effective samples >= {_MIN_ESS}, for "
             "every parameter, the log posterior and P(k) in every shell; one mode of several may "
             "have been found)",
         ]

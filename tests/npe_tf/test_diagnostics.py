@@ -52,12 +52,46 @@ def test_split_rhat_of_one_chain_sees_a_drift():
     assert diagnostics.split_rhat(steady + np.linspace(0, 4, 1000)[:, None]) > 1.3
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+@pytest.mark.parametrize("kind", ["normal", "skewed", "tied"])
+def test_against_arviz(rho, kind):
+    """The same definitions in another code, but for how it ends the sum of autocorrelations."""
+    arviz = pytest.importorskip("arviz")
+    draws = autoregressive(rho, 2000, 4, 11)
+    if kind == "skewed":
+        draws = np.exp(3.0 * draws)
+    if kind == "tied":  # as after rejections
+        draws = np.repeat(draws[::2], 2, axis=0)
+    chains = np.ascontiguousarray(draws.T)
+    np.testing.assert_allclose(
+        diagnostics.rank_normalised_rhat(draws), arviz.rhat(chains), rtol=1e-8
+    )
+    for diagnose, method in ((diagnostics.bulk_ess, "bulk"), (diagnostics.tail_ess, "tail")):
+        np.testing.assert_allclose(diagnose(draws), arviz.ess(chains, method=method), rtol=0.2)
+
+
+def test_ranks_see_what_moments_do_not():
+    rng = np.random.default_rng(12)
+    wide = rng.normal(size=(1000, 4)) * [1.0, 1.0, 1.0, 4.0]
+    assert diagnostics.split_rhat(wide) < 1.01 < 1.1 < diagnostics.rank_normalised_rhat(wide)
+    cauchy = rng.standard_cauchy(size=(1000, 4))
+    assert diagnostics.rank_normalised_rhat(cauchy) < 1.01
+    shifted = cauchy + [0.0, 0.0, 0.0, 3.0]
+    assert diagnostics.rank_normalised_rhat(shifted) > 1.1
+
+
 def test_unknown_is_nan_and_does_not_spread(caplog):
     draws = np.random.default_rng(7).normal(size=(100, 2, 5))
     draws[..., 1] = 3.0
     draws[4, 0, 2] = np.nan
     draws[:, 0, 3] = 1.0  # one of two chains stands still: bad, but known
-    for diagnose in (diagnostics.effective_sample_size, diagnostics.split_rhat):
+    for diagnose in (
+        diagnostics.effective_sample_size,
+        diagnostics.split_rhat,
+        diagnostics.rank_normalised_rhat,
+        diagnostics.bulk_ess,
+        diagnostics.tail_ess,
+    ):
         known = diagnose(draws)
         np.testing.assert_array_equal(np.isnan(known), [False, True, True, False, False])
         np.testing.assert_allclose(known[[0, 4]], diagnose(draws[..., [0, 4]]), rtol=1e-9)
@@ -89,14 +123,16 @@ def test_parameter_table():
         assert row.sd == pytest.approx(flat[:, index].std(ddof=1))
         quantiles = np.percentile(flat[:, index], [5, 50, 95])
         assert [row.q05, row.q50, row.q95] == pytest.approx(list(quantiles))
-    assert rows[0].ess == pytest.approx(float(diagnostics.effective_sample_size(draws[..., 0])))
-    assert rows[1].rhat == pytest.approx(float(diagnostics.split_rhat(draws[..., 1])))
+    assert rows[0].ess == pytest.approx(float(diagnostics.bulk_ess(draws[..., 0])))
+    assert rows[0].tail == pytest.approx(float(diagnostics.tail_ess(draws[..., 0])))
+    assert rows[1].rhat == pytest.approx(float(diagnostics.rank_normalised_rhat(draws[..., 1])))
     assert np.isnan(rows[2].ess)
     lines = diagnostics.format_table(rows).splitlines()
-    assert lines[0].split() == ["parameter", "mean", "sd", "5%", "50%", "95%", "ESS", "R-hat"]
+    header = ["parameter", "mean", "sd", "5%", "50%", "95%", "ESS", "tail", "R-hat"]
+    assert lines[0].split() == header
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
-    assert lines[3].split() == ["c", "2", "0", "2", "2", "2", "-", "-"]
+    assert lines[3].split() == ["c", "2", "0", "2", "2", "2", "-", "-", "-"]
 
 
 def test_parameter_table_of_one_draw():
