@@ -29,6 +29,8 @@ With ``--component_family tapered_pareto --seed 1`` the neural model has two pow
 exponential cut-off in place of the paper's two normals, and as many parameters: -219,111, so the
 normals are better by 400. (The best of eleven starts, polished for longer, is -219,109.8; four of
 them found it, the others ended 70 to 5,000 below.)
+
+``--gravity 2lpt`` and ``--gravity pm --pm_steps 3`` take another density of the same initial field.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from scipy import optimize, special
 
 from npe_tf.cosmology import Cosmology
 from npe_tf.datasets import load_nbody_box
-from npe_tf.posterior import FieldPosterior, PosteriorConfig
+from npe_tf.posterior import GRAVITIES, FieldPosterior, PosteriorConfig
 from npe_tf.pretraining import pretrain
 
 Array = NDArray[Any]
@@ -64,7 +66,9 @@ class Fit(NamedTuple):
     seconds: float
 
 
-def build_posterior(component_family: str = "normal") -> tuple[FieldPosterior, Array]:
+def build_posterior(
+    component_family: str = "normal", gravity: str = "1lpt", pm_steps: int = 3
+) -> tuple[FieldPosterior, Array]:
     """The model of the shipped box, and the density of its true initial field `[N, N, N]`."""
     box = load_nbody_box()
     config = PosteriorConfig(
@@ -75,6 +79,8 @@ def build_posterior(component_family: str = "normal") -> tuple[FieldPosterior, A
         supersampling=2,
         mass_assignment="cic",
         component_family=component_family,
+        gravity=gravity,
+        pm_steps=pm_steps,
         dtype="float64",
     )
     posterior = config.build(box.catalogue)
@@ -167,9 +173,11 @@ def main() -> int:
         default="normal",
         help="of the neural model's mass function",
     )
+    parser.add_argument("--gravity", choices=GRAVITIES, default="1lpt")
+    parser.add_argument("--pm_steps", type=int, default=3, help="steps of the particle mesh")
     args = parser.parse_args()
 
-    posterior, delta = build_posterior(args.component_family)
+    posterior, delta = build_posterior(args.component_family, args.gravity, args.pm_steps)
     likelihood = posterior.likelihood
     counts = fit_neyrinck(likelihood.counts, delta, posterior.grid.cell_volume)
     masses = fit_masses(likelihood.log_masses, np.log(MASS_THRESHOLD))
@@ -186,6 +194,8 @@ def main() -> int:
     report(f"neural, {neural.parameters.size} parameters", neural.log_likelihood, neural)
     print(f"{'neural minus Neyrinck':28s} {lead:12,.1f}")
 
+    if args.gravity != "1lpt":
+        return 0
     least = LEAST_LOG_LIKELIHOOD[args.component_family]
     least_lead = LEAST_LEAD[args.component_family]
     passed = neural.log_likelihood >= least and lead >= least_lead
