@@ -39,6 +39,12 @@ flags.DEFINE_float(
     "annealing_start", 0.01, "Power of the likelihood at the start of the warm-up; 1: no annealing."
 )
 flags.DEFINE_float("max_minutes", None, "Stop after so many minutes; the same command goes on.")
+flags.DEFINE_float(
+    "max_rhat", None, "Stop when no quantity watched has a larger R-hat; --min_ess is 400 then."
+)
+flags.DEFINE_float(
+    "min_ess", None, "Stop when none has fewer effective samples; --max_rhat is 1.01 then."
+)
 options.define_model_flags()
 
 
@@ -49,10 +55,17 @@ def main() -> None:
     options.import_tensorflow_quietly()
 
     from npe_tf.catalogue import read_fields
+    from npe_tf.convergence import Limits
     from npe_tf.fourier import truncate
     from npe_tf.inference import Progress, Settings, run_inference
     from npe_tf.pretraining import load_parameters
 
+    given = {
+        name: getattr(FLAGS, name)
+        for name in ("max_rhat", "min_ess")
+        if getattr(FLAGS, name) is not None
+    }
+    limits = Limits(**given) if given else None
     settings = Settings(
         num_warmup=FLAGS.num_warmup,
         num_samples=FLAGS.num_samples,
@@ -95,6 +108,7 @@ def main() -> None:
         report=report,
         say=line.say,
         max_seconds=None if FLAGS.max_minutes is None else 60.0 * FLAGS.max_minutes,
+        limits=limits,
     )
 
 

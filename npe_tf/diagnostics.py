@@ -196,12 +196,12 @@ def tail_ess(samples: ArrayLike) -> Array:
 
     def diagnose(block: Array) -> Any:
         halves = _split(block)
-        # of a whole column below a percentile nothing can be said
         sizes = [
             _effective_sample_size(np.where(halves <= limit, 1.0, 0.0))
             for limit in np.quantile(halves, (0.05, 0.95), axis=(0, 1))
         ]
-        return np.minimum(*sizes)
+        # where few draws hardly cross a percentile there is no number, and that is bad enough
+        return np.nan_to_num(np.minimum(*sizes), nan=1.0)
 
     return _per_quantity(_samples(samples), diagnose)
 

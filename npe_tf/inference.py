@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column, predicted_nbytes
+from npe_tf.convergence import Limits, measure_convergence
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
 from npe_tf.posterior import FieldPosterior
 
@@ -29,6 +30,9 @@ __all__ = ["Progress", "Settings", "run_inference"]
 Array = NDArray[Any]
 
 _FIELD, _BIAS = 0, 1
+
+CHECK_EVERY = 50
+"""Sweeps between looks at convergence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +121,7 @@ def run_inference(
     report: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
     max_seconds: float | None = None,
+    limits: Limits | None = None,
 ) -> Path:
     """Run, or go on with, a set of chains.
 
@@ -134,6 +139,8 @@ def run_inference(
         say: called with a line of text now and then.
         max_seconds: stop after the sweep in which this much time has passed; the same call goes
             on later.
+        limits: stop when the samples have converged to these, which is looked at every
+            `CHECK_EVERY` sweeps; by default all samples asked for are taken.
 
     Returns:
         Path of the chain file.
@@ -187,7 +194,8 @@ def run_inference(
             say(f"going on after sweep {store.num_committed} of {settings.num_sweeps}")
         if store.capacity < settings.num_sweeps:
             store.extend(settings.num_sweeps)
-        _loop(store, chains, settings, report, say, max_seconds)
+        if limits is None or not _has_converged(store, settings, limits, say):
+            _loop(store, chains, settings, report, say, max_seconds, limits)
     return path
 
 
@@ -201,6 +209,28 @@ def _mean_of_known(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
+def _has_converged(
+    store: ChainStore, settings: Settings, limits: Limits, say: Callable[[str], None]
+) -> bool:
+    """Whether what is stored is enough; says so, and what is worst if it is not."""
+    done, warmup = store.num_committed, settings.num_warmup
+    if done < warmup + CHECK_EVERY:
+        return False
+    names = [str(name) for name in store.attributes["parameters"]]
+    theta, log_posterior, power = (
+        store.read(name, warmup) for name in ("theta", "log_posterior", "power")
+    )
+    found = measure_convergence(theta, log_posterior, power, names)
+    rhat, ess = found.worst_rhat, found.worst_ess
+    converged = found.reaches(limits)
+    say(
+        f"{'CONVERGED' if converged else 'not converged'} after {done - warmup} samples: worst "
+        f"R-hat {rhat.rhat:.3f} ({rhat.name}), smallest effective sample size {ess.ess:.0f} "
+        f"({ess.name})"
+    )
+    return converged
+
+
 def _loop(
     store: ChainStore,
     chains: list[Chain],
@@ -208,6 +238,7 @@ def _loop(
     report: Callable[[Progress], None] | None,
     say: Callable[[str], None],
     max_seconds: float | None,
+    limits: Limits | None,
 ) -> None:
     began = time.monotonic()
     recent: deque[tuple[float, float, float]] = deque(maxlen=20)
@@ -243,6 +274,9 @@ def _loop(
                         field_step_size=tuple(float(row["step_size"][_FIELD]) for row in rows),
                     )
                 )
+            due = limits is not None and (sweep + 1) % CHECK_EVERY == 0
+            if due and limits and _has_converged(store, settings, limits, say):
+                return
             out_of_time = max_seconds is not None and time.monotonic() - began > max_seconds
             if (interrupted() or out_of_time) and sweep + 1 < settings.num_sweeps:
                 say(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from npe_tf import diagnostics, plots, statistics
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
+from npe_tf.convergence import Limits, measure_convergence
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.posterior import PosteriorConfig
 
@@ -20,17 +21,11 @@ __all__ = ["Summary", "summarise"]
 
 Array = NDArray[np.float64]
 
-_MAX_RHAT = 1.01
-_MIN_ESS = 400
+_LIMITS = Limits()
 _NUM_SHELLS = 8
 _NUM_ENVIRONMENTS = 4
 _NUM_MASS_BINS = 10
 _MOST_FIELDS = 24
-
-
-def _smaller_ess(row: diagnostics.ParameterRow) -> float:
-    """Of bulk and tail; zero if one is not known."""
-    return float(np.nan_to_num([row.ess, row.tail], nan=0.0).min())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,17 +137,12 @@ class _Report:
     def summary(self, folder: Path | None) -> Summary:
         """Everything."""
         theta = self.theta[self.warmup :]
-        rows = diagnostics.parameter_table(theta, self.names)
-        others = diagnostics.parameter_table(
-            np.concatenate(
-                [self.log_posterior[self.warmup :, :, None], self.power[self.warmup :]], axis=-1
-            ),
-            ["log posterior", *(f"P(k) shell {i}" for i in range(self.power.shape[-1]))],
+        convergence = measure_convergence(
+            theta, self.log_posterior[self.warmup :], self.power[self.warmup :], self.names
         )
-        watched = [*rows, *others]
-        worst_rhat = max(watched, key=lambda row: np.nan_to_num(row.rhat, nan=np.inf))
-        worst_ess = min(watched, key=_smaller_ess)
-        converged = bool(worst_rhat.rhat <= _MAX_RHAT and _smaller_ess(worst_ess) >= _MIN_ESS)
+        rows, others = convergence.parameters, convergence.others
+        worst_rhat, worst_ess = convergence.worst_rhat, convergence.worst_ess
+        converged = convergence.reaches(_LIMITS)
         field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
         k = self.grid.shell_wavenumber(_NUM_SHELLS)
         initial_mean, initial_sd = self.moments("initial")
@@ -164,7 +154,7 @@ class _Report:
         expected = environments.expected_total
         observed = self.posterior.likelihood.num_haloes
 
-        median_ess = float(np.nanmedian([row.ess for row in watched]))
+        median_ess = float(np.nanmedian([row.ess for row in convergence.watched]))
         # one per leapfrog step, and one because the other block has moved
         per_trajectory = int(self.store.attributes["field_leapfrog_steps"]) + 1
         gradients = self.num_samples * self.num_chains * per_trajectory
@@ -184,9 +174,9 @@ class _Report:
             f"{gradients:,} gradients of the field after the warm-up; effective samples per 1,000: "
             f"{1e3 * worst_ess.ess / gradients:.2f} at worst, "
             f"{1e3 * median_ess / gradients:.2f} in the median",
-            f"{verdict} (asked: R-hat <= {_MAX_RHAT}, effective samples >= {_MIN_ESS}, for "
-            "every parameter, the log posterior and P(k) in every shell; one mode of several may "
-            "have been found)",
+            f"{verdict} (asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= "
+            f"{_LIMITS.min_ess:g}, for every parameter, the log posterior and P(k) in every shell; "
+            "one mode of several may have been found)",
         ]
         if expected.size:
             lines.append(

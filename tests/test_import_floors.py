@@ -34,6 +34,7 @@ FLOORS = {
         "npe_tf.bias",
         "npe_tf.bias.*",
         "npe_tf.catalogue",
+        "npe_tf.convergence",
         "npe_tf.datasets",
         "npe_tf.painting",
         "npe_tf.power",

@@ -80,6 +80,12 @@ def test_ranks_see_what_moments_do_not():
     assert diagnostics.rank_normalised_rhat(shifted) > 1.1
 
 
+def test_a_percentile_that_no_chain_crosses_is_known_badly():
+    draws = np.random.default_rng(13).uniform(size=(100, 20)) + 10.0 * np.arange(20)
+    # each half of a chain is one draw
+    assert diagnostics.tail_ess(draws) < 41.0
+
+
 def test_unknown_is_nan_and_does_not_spread(caplog):
     draws = np.random.default_rng(7).normal(size=(100, 2, 5))
     draws[..., 1] = 3.0
