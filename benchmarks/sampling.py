@@ -98,16 +98,28 @@ def run_adaptive(
     kernel: Any, start: Array, num_warmup: int, num_draws: int, num_leapfrog_steps: int, seed: int
 ) -> Chains:
     """Run a kernel in an adaptation of its step size; trajectories of a given length."""
-    adaptive = tfp.mcmc.DualAveragingStepSizeAdaptation(
+    adaptive = with_step_size(kernel, num_warmup)
+    return run_kernel(adaptive, start, num_warmup, num_draws, num_leapfrog_steps, seed)
+
+
+def with_step_size(kernel: Any, num_warmup: int) -> Any:
+    """The kernel with a step size that adapts for most of the warm-up."""
+    return tfp.mcmc.DualAveragingStepSizeAdaptation(
         kernel, max(int(0.8 * num_warmup), 1), target_accept_prob=ACCEPTANCE
     )
+
+
+def run_kernel(
+    kernel: Any, start: Array, num_warmup: int, num_draws: int, num_leapfrog_steps: int, seed: int
+) -> Chains:
+    """Run a kernel as it is; trajectories of a given length."""
 
     @tf.function(autograph=False)
     def run() -> Any:
         return tfp.mcmc.sample_chain(
             num_draws,
             tf.constant(start),
-            kernel=adaptive,
+            kernel=kernel,
             num_burnin_steps=num_warmup,
             trace_fn=None,
             seed=[seed, 3],
@@ -163,27 +175,9 @@ def ensemble(target: Target, num_warmup: int, num_draws: int, seed: int) -> Chai
     start = target.start(4 * ((3 * size + 3) // 4))
     operator = LimitedMemoryInverseHessian(len(start) // 2)
     steps = target.leapfrogs[0]
-    kernel = QuasiNewtonEnsemble(
-        tfp.mcmc.DualAveragingStepSizeAdaptation(
-            quasi_newton_hmc(target, steps, step_size=0.1, inverse_hessian=operator),
-            max(int(0.8 * num_warmup), 1),
-            target_accept_prob=ACCEPTANCE,
-        )
-    )
-
-    @tf.function(autograph=False)
-    def run() -> Any:
-        return tfp.mcmc.sample_chain(
-            num_draws,
-            tf.constant(start),
-            kernel=kernel,
-            num_burnin_steps=num_warmup,
-            trace_fn=None,
-            seed=[seed, 3],
-        )
-
-    per_step = len(start) * steps
-    return Chains(run().numpy(), num_warmup * per_step, num_draws * per_step)
+    inner = quasi_newton_hmc(target, steps, step_size=0.1, inverse_hessian=operator)
+    kernel = QuasiNewtonEnsemble(with_step_size(inner, num_warmup))
+    return run_kernel(kernel, start, num_warmup, num_draws, steps, seed)
 
 
 def microcanonical(target: Target, num_warmup: int, num_draws: int, seed: int) -> Chains:

@@ -42,10 +42,10 @@ from samplers.target import (
 from samplers.trajectory import INTEGRATORS
 
 __all__ = [
+    "METRIC_OPERATIONS",
     "Force",
     "IsokineticTrajectory",
     "Metric",
-    "check_dynamics",
     "event_size",
     "force",
     "integrate_isokinetic",
@@ -60,6 +60,10 @@ class Metric(InverseHessian, Protocol):
 
     def apply_inverse(self, curvature: Any, vector: Tensor) -> Tensor:
         """Return B^-1 v for every chain of `vector`, `[..., event]`."""
+
+
+METRIC_OPERATIONS = ("apply", "apply_inverse", "sample", "event_ndims")
+"""What a `Metric` is asked for."""
 
 
 class Force(NamedTuple):
@@ -307,36 +311,6 @@ def integrate_isokinetic(
         end = tf.while_loop(lambda step, *_: step < num_steps, body, start)
     _, x, w, log_prob, g, _, kinetic, squared = end
     return IsokineticTrajectory(x, w, log_prob, g, kinetic, squared)
-
-
-def check_dynamics(target_log_prob_fn: Any, inverse_hessian: Any, integrator: Any) -> None:
-    """Refuse what the dynamics cannot be followed with.
-
-    Args:
-        target_log_prob_fn: a callable.
-        inverse_hessian: a `Metric`.
-        integrator: one of `samplers.trajectory.INTEGRATORS`.
-
-    Raises:
-        ValueError: if an argument is something else.
-    """
-    if not callable(target_log_prob_fn):
-        raise ValueError(
-            "Invalid value for argument `target_log_prob_fn`. Expected a callable. Received: "
-            f"target_log_prob_fn={target_log_prob_fn!r}"
-        )
-    needed = ("apply", "apply_inverse", "sample", "event_ndims")
-    if not all(hasattr(inverse_hessian, op) for op in needed):
-        raise ValueError(
-            "Invalid value for argument `inverse_hessian`. Expected an object with `apply`, "
-            "`apply_inverse`, `sample` and `event_ndims`. Received: "
-            f"inverse_hessian={inverse_hessian!r}"
-        )
-    if integrator not in INTEGRATORS:
-        raise ValueError(
-            f"Invalid value for argument `integrator`. Expected one of {tuple(INTEGRATORS)}. "
-            f"Received: integrator={integrator!r}"
-        )
 
 
 def _dot(a: Tensor, b: Tensor, metric: InverseHessian) -> Tensor:

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from samplers.arguments import check_count
+from samplers.arguments import check_count, check_dynamics, check_step_size
 from samplers.isokinetic import (
+    METRIC_OPERATIONS,
     Metric,
-    check_dynamics,
     event_size,
     integrate_isokinetic,
     random_direction,
@@ -77,8 +77,8 @@ class UncalibratedMicrocanonicalHMC(Kernel):
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
-        check_dynamics(target_log_prob_fn, inverse_hessian, integrator)
-        _check_step_size(step_size, inverse_hessian.event_ndims)
+        check_dynamics(target_log_prob_fn, inverse_hessian, integrator, METRIC_OPERATIONS)
+        check_step_size(step_size, inverse_hessian.event_ndims)
         check_count("num_leapfrog_steps", num_leapfrog_steps)
         if isinstance(num_steps_jitter, bool) or not 0 <= num_steps_jitter <= 1:
             raise ValueError(
@@ -276,23 +276,3 @@ class MicrocanonicalHMC(AdjustedKernel):
     inverse_hessian = argument("inverse_hessian", "What B is.")
     step_size = argument("step_size", "The step size to start with.")
     num_leapfrog_steps = argument("num_leapfrog_steps", "The number of steps to start with.")
-
-
-def _check_step_size(step_size: Any, event_ndims: int) -> None:
-    known = None if step_size is None else tf.get_static_value(step_size)
-    if (
-        step_size is None
-        or isinstance(step_size, (list, tuple, str, bool))
-        or (known is not None and not (np.all(np.isfinite(known)) and np.all(known > 0)))
-    ):
-        raise ValueError(
-            "Invalid value for argument `step_size`. Expected a positive finite number or tensor. "
-            f"Received: step_size={step_size!r}"
-        )
-    # A step size that varies within an event would be a second, diagonal B.
-    shape = step_size.shape if tf.is_tensor(step_size) else np.shape(step_size)
-    if any(n != 1 for n in shape[-event_ndims:]):
-        raise ValueError(
-            "Invalid value for argument `step_size`. Expected a scalar, or a shape that ends in "
-            f"{event_ndims} axes of size 1. Received: shape={shape}"
-        )

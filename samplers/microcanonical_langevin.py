@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from samplers.arguments import check_count, check_positive
+from samplers.arguments import check_count, check_dynamics, check_positive
 from samplers.isokinetic import (
+    METRIC_OPERATIONS,
     Metric,
-    check_dynamics,
     event_size,
     integrate_isokinetic,
     random_direction,
@@ -116,7 +116,7 @@ class MicrocanonicalLangevin(Kernel):
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
-        check_dynamics(target_log_prob_fn, inverse_hessian, integrator)
+        check_dynamics(target_log_prob_fn, inverse_hessian, integrator, METRIC_OPERATIONS)
         check_positive("step_size", step_size)
         if decoherence_length is not None:
             check_positive("decoherence_length", decoherence_length)

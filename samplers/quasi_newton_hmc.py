@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from samplers.arguments import check_count, check_dynamics, check_step_size
 from samplers.kernel import AdjustedKernel, Kernel, argument
 from samplers.parts import Parts, as_parts, like_state
 from samplers.shards import Shards
@@ -36,7 +37,7 @@ from samplers.target import (
     to_dtype,
     value_and_gradients,
 )
-from samplers.trajectory import INTEGRATORS, integrate_trajectory
+from samplers.trajectory import integrate_trajectory
 
 __all__ = ["QuasiNewtonHMC", "QuasiNewtonHMCResults", "UncalibratedQuasiNewtonHMC"]
 
@@ -344,39 +345,9 @@ def _check_arguments(
     step_size_jitter: Any,
     integrator: Any,
 ) -> None:
-    if not callable(target_log_prob_fn):
-        raise ValueError(
-            "Invalid value for argument `target_log_prob_fn`. Expected a callable. Received: "
-            f"target_log_prob_fn={target_log_prob_fn!r}"
-        )
-    if not all(hasattr(inverse_hessian, op) for op in ("apply", "sample", "event_ndims")):
-        raise ValueError(
-            "Invalid value for argument `inverse_hessian`. Expected an object with `apply`, "
-            f"`sample` and `event_ndims`. Received: inverse_hessian={inverse_hessian!r}"
-        )
-    steps = tf.get_static_value(num_leapfrog_steps)
-    if steps is not None and (
-        np.ndim(steps) or np.asarray(steps).dtype.kind not in "iu" or steps < 1
-    ):
-        raise ValueError(
-            "Invalid value for argument `num_leapfrog_steps`. Expected a positive integer. "
-            f"Received: num_leapfrog_steps={num_leapfrog_steps!r}"
-        )
-    shape = tf.convert_to_tensor(step_size).shape
-    size = tf.get_static_value(step_size)
-    if isinstance(step_size, (list, tuple)) or (
-        size is not None and not (np.all(np.isfinite(size)) and np.all(np.asarray(size) > 0))
-    ):
-        raise ValueError(
-            "Invalid value for argument `step_size`. Expected a positive finite number or tensor. "
-            f"Received: step_size={step_size!r}"
-        )
-    # A step size that varies within an event would be a second, diagonal B.
-    if shape.rank and any(n != 1 for n in shape[-inverse_hessian.event_ndims :]):
-        raise ValueError(
-            "Invalid value for argument `step_size`. Expected a scalar, or a shape that ends in "
-            f"{inverse_hessian.event_ndims} axes of size 1. Received: shape={shape}"
-        )
+    check_dynamics(target_log_prob_fn, inverse_hessian, integrator)
+    check_count("num_leapfrog_steps", num_leapfrog_steps)
+    check_step_size(step_size, inverse_hessian.event_ndims)
     if isinstance(mass, str):
         valid_mass = mass == _MASS_IS_INVERSE_HESSIAN
     else:
@@ -388,11 +359,6 @@ def _check_arguments(
         raise ValueError(
             'Invalid value for argument `mass`. Expected "inverse_hessian" or a positive tensor. '
             f"Received: mass={mass!r}"
-        )
-    if integrator not in INTEGRATORS:
-        raise ValueError(
-            f"Invalid value for argument `integrator`. Expected one of {tuple(INTEGRATORS)}. "
-            f"Received: integrator={integrator!r}"
         )
     jitter = tf.get_static_value(step_size_jitter)
     if jitter is not None and not 0 <= jitter < 1:
