@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    from npe_tf.background import Background
+    from npe_tf.background import Background, Growth
 
 __all__ = ["PRESETS", "Cosmology"]
 
@@ -209,6 +209,10 @@ class Cosmology:
     def second_order_growth_rate(self, a: ArrayLike | Tensor) -> Tensor:
         """Logarithmic growth rate f2(a) = dlnD2/dlna."""
         return self._of_scale_factor("growth", a, "second_rate")
+
+    def growth(self, a: ArrayLike | Tensor) -> Growth:
+        """The growth functions of both orders together, from one solution; see `Growth`."""
+        return self._of_scale_factor("growth", a)
 
     def growth_since_matter(self) -> Tensor:
         """D1(a)/a of today over that of early matter domination, float64 scalar.

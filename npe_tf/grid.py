@@ -13,9 +13,9 @@ import functools
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "check_position"]
 
 _SMALLEST_MESH = 4
 
@@ -175,3 +175,28 @@ class Grid:
     def shell_wavenumber(self, num_shells: int | None = None) -> NDArray[np.float64]:
         """Mean wavenumber of the live modes of each shell, `[num_shells]` [h/Mpc]."""
         return self.shell_mean(self.wavenumber, num_shells)
+
+
+def check_position(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """A position in the box as a vector.
+
+    Args:
+        name: of the argument.
+        value: three coordinates [Mpc/h].
+
+    Returns:
+        `[3]`.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        vector = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        vector = np.zeros(0)
+    if vector.shape != (3,) or not np.all(np.isfinite(vector)):
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected three finite coordinates in Mpc/h. "
+            f"Received: {name}={value!r}"
+        )
+    return vector

@@ -33,10 +33,10 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.fourier import irfft3d, rfft3d
+from npe_tf.statistics import assignment_window
 
 __all__ = [
     "MASS_ASSIGNMENTS",
-    "assignment_window",
     "coarsen",
     "interpolate",
     "overdensity",
@@ -95,7 +95,6 @@ _STENCILS = {
     "tsc": _triangular_stencil,
 }
 MASS_ASSIGNMENTS = tuple(_STENCILS)
-_POWERS = {"ngp": 1, "cic": 2, "tsc": 3}
 
 
 def _rows(stencil: _Stencil, num_cells: int) -> Any:
@@ -308,17 +307,6 @@ def interpolate(mesh: Tensor, positions: Tensor, mass_assignment: str = "tsc") -
     if mesh.shape.rank == 3:
         return read(mesh[tf.newaxis], positions)[0]
     return read(mesh, positions)
-
-
-def assignment_window(num_cells: int, mass_assignment: str) -> NDArray[np.float64]:
-    """Fourier transform of the cloud, `[N, N, N//2 + 1]`: a product of sinc(k_i L / 2N)^p.
-
-    p is 1, 2 and 3 for nearest, cloud-in-cell and triangular-shaped cloud.
-    """
-    power = _POWERS[mass_assignment]
-    full = np.sinc(np.fft.fftfreq(num_cells)) ** power
-    half = np.sinc(np.arange(num_cells // 2 + 1) / num_cells) ** power
-    return np.asarray(full[:, None, None] * full[None, :, None] * half)
 
 
 def overdensity(

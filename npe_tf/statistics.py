@@ -94,6 +94,17 @@ def _fields(name: str, field: ArrayLike, grid: Grid) -> Array:
     return array
 
 
+def assignment_window(num_cells: int, assignment: str) -> Array:
+    """Fourier transform of the cloud, `[N, N, N//2 + 1]`: a product of sinc(k_i L / 2N)^p.
+
+    p is 1, 2 and 3 for nearest, cloud-in-cell and triangular-shaped cloud.
+    """
+    order = _WINDOW_ORDERS[assignment]
+    full = np.sinc(np.fft.fftfreq(num_cells)) ** order
+    half = np.sinc(np.arange(num_cells // 2 + 1) / num_cells) ** order
+    return np.asarray(full[:, None, None] * full[None, :, None] * half)
+
+
 def _window(assignment: str | None, grid: Grid) -> Array | float:
     """Fourier transform of the mass assignment's cloud, broadcastable over `modes_shape`."""
     if assignment is None:
@@ -103,8 +114,7 @@ def _window(assignment: str | None, grid: Grid) -> Array | float:
             f"Invalid value for argument `assignment`. Expected None or one of "
             f"{tuple(_WINDOW_ORDERS)}. Received: assignment={assignment!r}"
         )
-    x, y, z = (np.sinc(frequency / grid.num_cells) for frequency in grid.frequencies)
-    return np.asarray((x * y * z) ** _WINDOW_ORDERS[assignment])
+    return assignment_window(grid.num_cells, assignment)
 
 
 def _mode_product(a: Array, b: Array | None) -> Array:

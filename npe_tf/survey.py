@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npe_tf.grid import Grid
+from npe_tf.grid import Grid, check_position
 
 __all__ = ["AngularMask", "completeness", "read_angular_mask"]
 
@@ -211,19 +211,6 @@ def read_angular_mask(path: FilePath, *, hdu: int = 1, column: int = 0) -> Angul
         raise ValueError(f"{error} (in the file {name!r})") from error
 
 
-def _three_numbers(name: str, value: ArrayLike) -> Array:
-    try:
-        vector = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        vector = np.zeros(0)
-    if vector.shape != (3,) or not np.all(np.isfinite(vector)):
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected three finite coordinates in Mpc/h. "
-            f"Received: {name}={value!r}"
-        )
-    return vector
-
-
 def _rotation(rotation: ArrayLike | None) -> Array:
     matrix = np.eye(3) if rotation is None else np.asarray(rotation, dtype=np.float64)
     proper = matrix.shape == (3, 3) and np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
@@ -320,7 +307,7 @@ def completeness(
         ImportError: if a HEALPix map is given and astropy-healpix is not installed.
         ValueError: if an argument is not as above or a completeness is not in [0, 1].
     """
-    origin, matrix = _three_numbers("observer", observer), _rotation(rotation)
+    origin, matrix = check_position("observer", observer), _rotation(rotation)
     integer = isinstance(supersampling, (int, np.integer)) and not isinstance(supersampling, bool)
     if not integer or supersampling < 1:
         raise ValueError(

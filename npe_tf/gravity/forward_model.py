@@ -7,15 +7,16 @@ else stands here: positions, velocities, redshift space and mass assignment.
 from __future__ import annotations
 
 import abc
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.background import as_float64
 from npe_tf.cosmology import Cosmology
-from npe_tf.grid import Grid
+from npe_tf.grid import Grid, check_position
 from npe_tf.painting import MASS_ASSIGNMENTS, overdensity
 from npe_tf.redshift_space import HUBBLE, line_of_sight_shift
 
@@ -113,7 +114,7 @@ class ForwardModel(abc.ABC):
         self.supersampling = int(supersampling)
         self.mass_assignment = mass_assignment
         self.redshift_space = redshift_space
-        self.observer = None if observer is None else _position(observer)
+        self.observer = None if observer is None else check_position("observer", observer)
         self.line_of_sight = line_of_sight
         self.interlacing = interlacing
         self.compensated = compensated
@@ -121,7 +122,7 @@ class ForwardModel(abc.ABC):
             # raises for a line of sight that is none
             line_of_sight_shift(np.zeros((3, 1)), np.zeros((3, 1)), line_of_sight, observer)
 
-    @property
+    @functools.cached_property
     def lattice_grid(self) -> Grid:
         """The lattice of the particles as a mesh, sN cells along each side."""
         return Grid(self.grid.num_cells * self.supersampling, self.grid.box_size)
@@ -186,8 +187,12 @@ class ForwardModel(abc.ABC):
 
     def _lattice(self, dtype: Any) -> Tensor:
         """Lattice points `[3, (sN)^3]` [cells of `grid`]."""
-        side = self.grid.num_cells * self.supersampling
-        return tf.constant(np.indices((side,) * 3).reshape(3, -1) / self.supersampling, dtype)
+        return tf.constant(self._lattice_points, dtype)
+
+    @functools.cached_property
+    def _lattice_points(self) -> NDArray[np.float64]:
+        # the force asks for it in every step
+        return np.indices(self.lattice_grid.shape).reshape(3, -1) / self.supersampling
 
     def _checked(self, modes: Tensor) -> Tensor:
         modes = tf.convert_to_tensor(modes)
@@ -203,13 +208,3 @@ class ForwardModel(abc.ABC):
                 f"{np.count_nonzero(~np.isfinite(modes.numpy()))} that are not"
             )
         return modes
-
-
-def _position(observer: ArrayLike) -> Any:
-    value = np.asarray(observer, dtype=np.float64)
-    if value.shape != (3,) or not np.all(np.isfinite(value)):
-        raise ValueError(
-            "Invalid value for argument `observer`. Expected a position of three finite numbers in "
-            f"Mpc/h. Received: observer={observer!r}"
-        )
-    return value

@@ -133,18 +133,16 @@ class LPT(ForwardModel):
         self.order = order
         self.light_cone = light_cone
         epoch = self._epochs() if light_cone else self.scale_factor
-        first = cosmology.growth_factor(epoch)
-        self._growth = [(first, first * cosmology.growth_rate(epoch))]
-        if order == 2:
-            second = cosmology.second_order_growth_factor(epoch)
-            self._growth.append((second, second * cosmology.second_order_growth_rate(epoch)))
+        growth = cosmology.growth(epoch)
+        self._growth = [
+            (growth.first, growth.first * growth.first_rate),
+            (growth.second, growth.second * growth.second_rate),
+        ][:order]
 
     def _epochs(self) -> Any:
         """Scale factor at which the observer sees each lattice point, `[sN, sN, sN]`."""
-        side = self.grid.num_cells * self.supersampling
-        axes = [
-            np.arange(side) * (self.grid.box_size / side) - x for x in np.asarray(self.observer)
-        ]
+        points = np.arange(self.lattice_grid.num_cells) * self.lattice_grid.cell_size
+        axes = [points - x for x in np.asarray(self.observer)]
         distance = np.sqrt(sum(d**2 for d in np.meshgrid(*axes, indexing="ij")))
         # linear interpolation of so smooth a function is exact to 1e-7 with so many points
         table = tf.linspace(tf.constant(1.0, tf.float64), _EARLIEST, 4000)

@@ -33,7 +33,8 @@ from npe_tf.fourier import irfft3d, rfft3d
 from npe_tf.gravity.forward_model import ForwardModel, Motion
 from npe_tf.gravity.lpt import lpt_displacements
 from npe_tf.grid import Grid
-from npe_tf.painting import MASS_ASSIGNMENTS, assignment_window, interpolate, paint
+from npe_tf.painting import MASS_ASSIGNMENTS, interpolate, paint
+from npe_tf.statistics import assignment_window
 
 __all__ = ["INTEGRATORS", "ParticleMesh"]
 
@@ -103,8 +104,8 @@ class ParticleMesh(ForwardModel):
         self.integrator = integrator
         self.force_factor = int(force_factor)
         self.force_assignment = force_assignment
-        self._steps = self._coefficients()
-        side = grid.num_cells * self.supersampling
+        self._tabulate()
+        side = self.lattice_grid.num_cells
         mesh = Grid(side * self.force_factor, grid.box_size)
         self._force_mesh = mesh
         window = assignment_window(mesh.num_cells, force_assignment) ** 2
@@ -116,54 +117,53 @@ class ParticleMesh(ForwardModel):
         unit = mesh.fundamental / mesh.cell_size
         self._kernels = [unit * f * carried / safe for f in mesh.frequencies]
 
-    def _growth(self, a: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """D, D2, dD2/dD and G = a^2 E f D at scale factors, zero at a=0."""
-        cosmology = self.cosmology
-        safe = tf.where(a > 0.0, a, 1.0)
-        first, rate = cosmology.growth_factor(safe), cosmology.growth_rate(safe)
-        second = cosmology.second_order_growth_factor(safe)
-        slope = second * cosmology.second_order_growth_rate(safe) / (first * rate)
-        momentum = safe**2 * cosmology.hubble(safe) * rate * first
-        found = (first, second, slope, momentum)
-        return tuple(tf.where(a > 0.0, x, tf.zeros_like(x)) for x in found)
+    def _tabulate(self) -> None:
+        """What the steps, their start and their end need of the growth.
 
-    def _coefficients(self) -> Tensor:
-        """Half of the step in D, alpha and (1 - alpha)/D_mid of every step, `[num_steps, 3]`."""
+        A step has half of its length in D, alpha and (1 - alpha)/D_mid.
+        """
         fraction = tf.constant(np.linspace(0.0, 1.0, self.num_steps + 1))
         start = as_float64(self.initial_scale_factor)
         a = start + (as_float64(self.scale_factor) - start) * fraction
-        growth, second, slope, momentum = self._growth(a)
+        safe = tf.where(a > 0.0, a, 1.0)
+        found = self.cosmology.growth(safe)
+        momentum = safe**2 * self.cosmology.hubble(safe) * found.first_rate * found.first
+        slope = found.second * found.second_rate / (found.first * found.first_rate)
+        # nothing has grown at the big bang
+        growth, second, slope, momentum = (
+            tf.where(a > 0.0, x, tf.zeros_like(x))
+            for x in (found.first, found.second, slope, momentum)
+        )
         half, middle = (growth[1:] - growth[:-1]) / 2.0, (growth[1:] + growth[:-1]) / 2.0
         if self.integrator == "fastpm":
             alpha = momentum[:-1] / momentum[1:]
         else:
             force = (second[:-1] + slope[:-1] * half) / middle - middle
             alpha = (slope[1:] - force) / (slope[:-1] - force)
-        return tf.stack([half, alpha, (1.0 - alpha) / middle], axis=1)
+        self._steps = tf.stack([half, alpha, (1.0 - alpha) / middle], axis=1)
+        self._start = (growth[0], second[0], slope[0])
+        self._end_rate = found.first[-1] * found.first_rate[-1]
 
     def motion(self, modes: Tensor, with_rate: bool = True) -> Motion:
         """Displacement of every particle; see `ForwardModel`."""
         from_lattice = self.initial_scale_factor == 0.0
         fields = lpt_displacements(modes, self.grid, 1 if from_lattice else 2, self.supersampling)
         real = fields[0].dtype
-        side = self.grid.num_cells * self.supersampling
         cell = tf.constant(self._force_mesh.cell_size, real)
         velocity = fields[0]
         displacement = tf.zeros_like(velocity)
         if not from_lattice:
-            growth, second, slope, _ = self._growth(as_float64(self.initial_scale_factor))
-            displacement = tf.cast(growth, real) * fields[0] + tf.cast(second, real) * fields[1]
-            velocity += tf.cast(slope, real) * fields[1]
+            growth, second, slope = (tf.cast(x, real) for x in self._start)
+            displacement = growth * fields[0] + second * fields[1]
+            velocity += slope * fields[1]
         displacement, velocity = (tf.reshape(x, [3, -1]) / cell for x in (displacement, velocity))
         displacement, velocity = self._evolve(displacement, velocity, tf.cast(self._steps, real))
         displacement, velocity = (
-            tf.reshape(x * cell, [3, side, side, side]) for x in (displacement, velocity)
+            tf.reshape(x * cell, [3, *self.lattice_grid.shape]) for x in (displacement, velocity)
         )
         if not with_rate:
             return Motion(displacement, None)
-        end = as_float64(self.scale_factor)
-        rate = self.cosmology.growth_factor(end) * self.cosmology.growth_rate(end)
-        return Motion(displacement, tf.cast(rate, real) * velocity)
+        return Motion(displacement, tf.cast(self._end_rate, real) * velocity)
 
     def _force(self, displacement: Tensor) -> Tensor:
         """A at the particles, `[3, P]` [cells of the force mesh]."""

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from npe_tf.painting import assignment_window, coarsen, interpolate, overdensity, paint
+from npe_tf.painting import coarsen, interpolate, overdensity, paint
+from npe_tf.statistics import assignment_window
 from tests.npe_tf import reference
 
 SCHEMES = pytest.mark.parametrize(

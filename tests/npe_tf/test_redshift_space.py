@@ -45,7 +45,8 @@ def test_kaiser_limit_of_the_displacements():
     moved = moved.reshape(3, *grid.shape) * grid.cell_size
     k = [grid.fundamental * x for x in grid.frequencies]
     divergence = sum(1j * ki * np.fft.rfftn(m) for ki, m in zip(k, moved, strict=True))
-    mu = np.divide(k[1] + np.zeros(grid.modes_shape), grid.wavenumber, where=grid.alive)
+    mu = np.zeros(grid.modes_shape)
+    np.divide(k[1] + mu, grid.wavenumber, out=mu, where=grid.alive)
     expected = (1.0 + f * np.where(grid.alive, mu, 0.0) ** 2) * modes.numpy()
     np.testing.assert_allclose(-divergence, expected, atol=1e-9 * np.abs(expected).max())
 
