@@ -20,6 +20,7 @@ FLOORS = {
         "npe_tf.chain_store",
         "npe_tf.cosmology",
         "npe_tf.diagnostics",
+        "npe_tf.energy",
         "npe_tf.fourier",
         "npe_tf.gadget",
         "npe_tf.grid",
@@ -36,6 +37,7 @@ FLOORS = {
         "npe_tf.catalogue",
         "npe_tf.convergence",
         "npe_tf.datasets",
+        "npe_tf.inference_data",
         "npe_tf.painting",
         "npe_tf.power",
         "npe_tf.tabulated_power",
@@ -44,7 +46,7 @@ FLOORS = {
     ],
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
     4: ["npe_tf.posterior", "npe_tf.pretraining", "npe_tf.resimulation"],
-    5: ["npe_tf.export", "npe_tf.gibbs", "npe_tf.inference", "npe_tf.summary"],
+    5: ["npe_tf.export", "npe_tf.gibbs", "npe_tf.inference", "npe_tf.summary", "npe_tf.watched"],
     6: ["experiments", "experiments.*"],
 }
 
@@ -55,7 +57,9 @@ SAME_FLOOR = [
     ("npe_tf.power", "npe_tf.tabulated_power"),
     ("npe_tf.statistics", "npe_tf.grid"),
     ("npe_tf.datasets", "npe_tf.catalogue"),
+    ("npe_tf.gibbs", "npe_tf.watched"),
     ("npe_tf.inference", "npe_tf.gibbs"),
+    ("npe_tf.inference", "npe_tf.watched"),
     ("npe_tf.bias*", "npe_tf.bias*"),
     ("npe_tf.gravity*", "npe_tf.gravity*"),
     ("layers*", "layers*"),
@@ -75,8 +79,10 @@ FRONT_DOOR = "npe_tf"
 # Reading a catalogue must not cost the start of TensorFlow.
 NUMPY_ONLY = [
     "npe_tf.catalogue",
+    "npe_tf.energy",
     "npe_tf.datasets",
     "npe_tf.gadget",
+    "npe_tf.inference_data",
     "npe_tf.statistics",
     "npe_tf.survey",
     "npe_tf.white_noise",
