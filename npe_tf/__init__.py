@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from npe_tf.grid import Grid as Grid
     from npe_tf.inference import Settings as Settings
     from npe_tf.inference import run_inference as run_inference
+    from npe_tf.inference_data import to_inference_data as to_inference_data
     from npe_tf.initial_field import InitialField as InitialField
     from npe_tf.likelihood import PoissonLikelihood as PoissonLikelihood
     from npe_tf.mass_function import HaloMassFunction as HaloMassFunction
@@ -82,6 +83,7 @@ _HOMES = {
     "resample_white_noise": "npe_tf.fourier",
     "run_inference": "npe_tf.inference",
     "summarise": "npe_tf.summary",
+    "to_inference_data": "npe_tf.inference_data",
     "write_initial_conditions": "npe_tf.gadget",
 }
 _SIBLINGS = ("layers", "samplers")
