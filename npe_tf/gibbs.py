@@ -25,6 +25,7 @@ from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
 from npe_tf.statistics import power_spectrum
 from npe_tf.warmup import StepSize, WarmupPlan
+from npe_tf.watched import Watched
 from samplers import (
     Block,
     BlockGibbs,
@@ -178,6 +179,7 @@ class GibbsSampler:
         self.bias_hessian = tf.function(self._bias_hessian)
         self.linear = tf.function(posterior.initial_field.__call__)
         self.evolved = tf.function(posterior.density)
+        self.watched = Watched(posterior)
 
     @functools.cached_property
     def structure(self) -> list[Any]:
@@ -392,6 +394,7 @@ class Chain:
             "step_size": used,
             "power": power,
             "white_noise": white_noise.numpy(),
+            **sampler.watched(white_noise, theta),
         }
 
     def _accumulate(self, initial: Array, final: Array) -> None:

@@ -2,7 +2,7 @@
 
 Chains are independent and take turns. After every sweep all that is needed to go on is committed to
 the chain file, so that a run can be killed at any instant, and a resumed run is the same to the
-last bit as one that was never interrupted.
+last bit, but for the times it took, as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column, predicted_nbytes
-from npe_tf.convergence import Limits, measure_convergence
+from npe_tf.convergence import Limits, convergence_of, watched_names
+from npe_tf.energy import COST_COLUMNS, Meter
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
 from npe_tf.posterior import FieldPosterior
+from npe_tf.watched import Watched
 
 __all__ = ["Progress", "Settings", "run_inference"]
 
@@ -75,7 +77,7 @@ class Progress:
         )
 
 
-def _columns(posterior: FieldPosterior, settings: Settings) -> dict[str, Column]:
+def _columns(posterior: FieldPosterior, settings: Settings, watched: Watched) -> dict[str, Column]:
     chains, size = settings.num_chains, posterior.bias.parameters.size
     shape = posterior.grid.shape
     dtype = np.dtype(posterior.bias.dtype)
@@ -85,8 +87,52 @@ def _columns(posterior: FieldPosterior, settings: Settings) -> dict[str, Column]
         "acceptance": Column((chains, 2), np.dtype(np.float64)),
         "step_size": Column((chains, 2), np.dtype(np.float64)),
         "power": Column((chains, posterior.grid.num_cells // 2), np.dtype(np.float64)),
+        **{name: Column((chains, *row)) for name, row in watched.shapes.items()},
+        **{name: Column() for name in COST_COLUMNS},
         "white_noise": Column((chains, *shape), dtype, every=settings.field_every),
     }
+
+
+def _sizes(
+    path: Path,
+    columns: Mapping[str, Column],
+    num_sweeps: int,
+    checkpoint: Mapping[str, Array],
+    constants: Mapping[str, Array],
+) -> str:
+    """Lines on what the chain file will take on the disk, in total and by part."""
+
+    def size(
+        columns: Mapping[str, Column], checkpoint: Mapping[str, Array], constants: Any = None
+    ) -> str:
+        nbytes = predicted_nbytes(columns, num_sweeps, checkpoint, constants)
+        return f"{nbytes / 2**20:.3g} MiB"
+
+    field = columns["white_noise"]
+    others = {name: column for name, column in columns.items() if column is not field}
+    num_chains, *shape = field.shape
+    lines = [
+        f"chain file {path}: {size(columns, checkpoint, constants)}",
+        f"  fields: {size({'white_noise': field}, {})}, {field.num_rows(num_sweeps)} of each of "
+        f"{num_chains} chains, {' x '.join(map(str, shape))} {field.dtype}, one every "
+        f"{field.every} of {num_sweeps} sweeps",
+        f"  {len(others)} columns for every sweep: {size(others, {})}",
+        f"  checkpoint, kept twice: {size({}, checkpoint)}",
+    ]
+    if constants:
+        lines.append(f"  constants: {size({}, {}, constants)}")
+    return "\n".join(lines)
+
+
+def _require_same_watched(store: ChainStore, watched: Watched) -> None:
+    """Refuse to go on with columns that another version filled with other quantities."""
+    for column, names in watched_names(store).items():
+        if names != list(watched.names.get(column, ())):
+            store.close()
+            raise ValueError(
+                "Invalid value for argument `output`. Expected a run whose column "
+                f"{column!r} holds {list(watched.names.get(column, ()))}. Received: {names}"
+            )
 
 
 @contextmanager
@@ -139,8 +185,8 @@ def run_inference(
         say: called with a line of text now and then.
         max_seconds: stop after the sweep in which this much time has passed; the same call goes
             on later.
-        limits: stop when the samples have converged to these, which is looked at every
-            `CHECK_EVERY` sweeps; by default all samples asked for are taken.
+        limits: stop when all that is watched (see `npe_tf.convergence`) has reached these, which
+            is looked at every `CHECK_EVERY` sweeps; by default all samples asked for are taken.
 
     Returns:
         Path of the chain file.
@@ -152,6 +198,7 @@ def run_inference(
     say = say or (lambda line: None)
     folder = Path(output)
     path = folder / CHAIN_FILE
+    meter = Meter()
     size = posterior.bias.parameters.size
     theta = None if initial_theta is None else np.asarray(initial_theta, dtype=np.float64)
     if theta is not None and (theta.shape != (size,) or not np.all(np.isfinite(theta))):
@@ -174,15 +221,18 @@ def run_inference(
     # Whatever is wrong with the folder shows before anything long begins.
     store = ChainStore.open(path, "r+", expected=identity) if path.exists() else None
     sampler = GibbsSampler(posterior, settings)
+    if store is not None:
+        _require_same_watched(store, sampler.watched)
     chains = [Chain(sampler, number) for number in range(settings.num_chains)]
     if store is None:
         folder.mkdir(parents=True, exist_ok=True)
         template = _merged(chain.checkpoint_template() for chain in chains)
         fixed = {name: np.asarray(value) for name, value in (constants or {}).items()}
-        columns = _columns(posterior, settings)
-        size_on_disk = predicted_nbytes(columns, settings.num_sweeps, template, fixed)
-        say(f"chain file {path}: {size_on_disk / 2**20:.0f} MiB")
-        store = ChainStore.create(path, columns, settings.num_sweeps, template, identity, fixed)
+        columns = _columns(posterior, settings, sampler.watched)
+        say(_sizes(path, columns, settings.num_sweeps, template, fixed))
+        # names do not tell one run from another, and runs from before they were there go on
+        marks = {**identity, **sampler.watched.attributes}
+        store = ChainStore.create(path, columns, settings.num_sweeps, template, marks, fixed)
     with store:
         saved = store.checkpoint()
         for chain in chains:
@@ -190,12 +240,14 @@ def run_inference(
                 chain.start(theta, say)
             else:
                 chain.from_checkpoint(saved)
+        if store.capacity < settings.num_sweeps:
+            fixed = {name: store.constant(name) for name in store.constants}
+            say(_sizes(path, store.columns, settings.num_sweeps, saved or {}, fixed))
+            store.extend(settings.num_sweeps)
         if saved is not None:
             say(f"going on after sweep {store.num_committed} of {settings.num_sweeps}")
-        if store.capacity < settings.num_sweeps:
-            store.extend(settings.num_sweeps)
         if limits is None or not _has_converged(store, settings, limits, say):
-            _loop(store, chains, settings, report, say, max_seconds, limits)
+            _loop(store, chains, settings, report, say, max_seconds, limits, meter)
     return path
 
 
@@ -216,11 +268,7 @@ def _has_converged(
     done, warmup = store.num_committed, settings.num_warmup
     if done < warmup + CHECK_EVERY:
         return False
-    names = [str(name) for name in store.attributes["parameters"]]
-    theta, log_posterior, power = (
-        store.read(name, warmup) for name in ("theta", "log_posterior", "power")
-    )
-    found = measure_convergence(theta, log_posterior, power, names)
+    found = convergence_of(store)
     rhat, ess = found.worst_rhat, found.worst_ess
     converged = found.reaches(limits)
     say(
@@ -239,6 +287,7 @@ def _loop(
     say: Callable[[str], None],
     max_seconds: float | None,
     limits: Limits | None,
+    meter: Meter,
 ) -> None:
     began = time.monotonic()
     recent: deque[tuple[float, float, float]] = deque(maxlen=20)
@@ -247,9 +296,13 @@ def _loop(
         for sweep in range(store.num_committed, settings.num_sweeps):
             started = time.monotonic()
             rows = [chain.advance(sweep) for chain in chains]
+            cost = meter.lap()
             store.append(
                 {
-                    name: np.stack([np.asarray(row[name]) for row in rows]).astype(column.dtype)
+                    name: np.asarray(
+                        cost[name] if name in cost else np.stack([row[name] for row in rows]),
+                        dtype=column.dtype,
+                    )
                     for name, column in store.columns.items()
                 },
                 _merged(chain.to_checkpoint() for chain in chains),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from npe_tf import diagnostics, plots, statistics
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
-from npe_tf.convergence import Limits, measure_convergence
+from npe_tf.convergence import Limits, convergence_of, worst_ess, worst_rhat
+from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.posterior import PosteriorConfig
 
@@ -34,8 +36,8 @@ class Summary:
 
     Attributes:
         text: all of it, for a terminal.
-        converged: whether every quantity watched has a rank-normalised R-hat below 1.01 and at
-            least 400 effective samples, in bulk and tails.
+        converged: whether every quantity watched (see `npe_tf.convergence`) has a rank-normalised
+            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails.
         parameters: one row per bias parameter.
         acceptance: of the field and of the parameters, mean over samples and chains.
         k: wavenumbers of the shells [h/Mpc].
@@ -58,7 +60,10 @@ class Summary:
 
 
 def summarise(
-    output: str | Path, catalogue: Catalogue, figures: str | Path | None = None
+    output: str | Path,
+    catalogue: Catalogue,
+    figures: str | Path | None = None,
+    watts_per_core: float = WATTS_PER_CORE,
 ) -> Summary:
     """Read a run, say what it found, and draw it.
 
@@ -68,6 +73,7 @@ def summarise(
         output: folder of the run.
         catalogue: the catalogue that the run is about.
         figures: folder for the figures; none are drawn without it.
+        watts_per_core: power of a busy core [W], for the energy where that was not measured.
 
     Returns:
         The numbers, and the text that states them.
@@ -77,7 +83,8 @@ def summarise(
         ValueError: if it has no samples yet.
     """
     with ChainStore.open(Path(output) / CHAIN_FILE) as store:
-        return _Report(store, catalogue).summary(None if figures is None else Path(figures))
+        folder = None if figures is None else Path(figures)
+        return _Report(store, catalogue).summary(folder, watts_per_core)
 
 
 class _Report:
@@ -134,14 +141,17 @@ class _Report:
             for row, chain in (pairs[i] for i in kept)
         ]
 
-    def summary(self, folder: Path | None) -> Summary:
+    def cost(self) -> Cost | None:
+        """Of the whole run, its warm-up included; runs from before it was measured have none."""
+        if not set(COST_COLUMNS) <= set(self.store.columns):
+            return None
+        return Cost.of(*(self.store.read(name) for name in COST_COLUMNS))
+
+    def summary(self, folder: Path | None, watts_per_core: float) -> Summary:
         """Everything."""
-        theta = self.theta[self.warmup :]
-        convergence = measure_convergence(
-            theta, self.log_posterior[self.warmup :], self.power[self.warmup :], self.names
-        )
+        convergence = convergence_of(self.store)
         rows, others = convergence.parameters, convergence.others
-        worst_rhat, worst_ess = convergence.worst_rhat, convergence.worst_ess
+        rhat, ess = convergence.worst_rhat, convergence.worst_ess
         converged = convergence.reaches(_LIMITS)
         field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
         k = self.grid.shell_wavenumber(_NUM_SHELLS)
@@ -168,16 +178,20 @@ class _Report:
             diagnostics.format_table(others[:1]),
             "",
             f"acceptance: field {field:.2f}, parameters {bias:.2f}",
-            f"worst rank-normalised R-hat: {worst_rhat.rhat:.3f} ({worst_rhat.name}); smallest "
-            f"effective sample size, bulk {worst_ess.ess:.0f} and tail {worst_ess.tail:.0f} "
-            f"({worst_ess.name})",
+            "worst of each kind (rank-normalised R-hat; effective sample size of bulk and tails):",
+            *_worst_of_each_kind(convergence.by_kind),
             f"{gradients:,} gradients of the field after the warm-up; effective samples per 1,000: "
-            f"{1e3 * worst_ess.ess / gradients:.2f} at worst, "
+            f"{1e3 * ess.ess / gradients:.2f} at worst, "
             f"{1e3 * median_ess / gradients:.2f} in the median",
-            f"{verdict} (asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= "
-            f"{_LIMITS.min_ess:g}, for every parameter, the log posterior and P(k) in every shell; "
-            "one mode of several may have been found)",
+            f"{verdict}: R-hat is {rhat.rhat:.3f} at worst ({rhat.name}), the effective sample "
+            f"size {ess.ess:.0f} in the bulk and {ess.tail:.0f} in the tails ({ess.name})",
+            f"(asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= {_LIMITS.min_ess:g}, for "
+            f"all {len(convergence.watched)} quantities watched; one mode of several may have been "
+            "found)",
         ]
+        cost = self.cost()
+        if cost is not None:
+            lines.append(cost.line(watts_per_core))
         if expected.size:
             lines.append(
                 f"haloes: {observed} observed, {expected.mean():.0f} +- {expected.std():.0f} "
@@ -245,6 +259,18 @@ class _Report:
         for name, figure in figures.items():
             written += [Path(path) for path in plots.save(figure, folder / name)]
         return written
+
+
+def _worst_of_each_kind(kinds: Mapping[str, Sequence[diagnostics.ParameterRow]]) -> list[str]:
+    """One line per kind."""
+    lines = []
+    for kind, rows in kinds.items():
+        rhat, ess = worst_rhat(rows), worst_ess(rows)
+        lines.append(
+            f"  {kind}: {rhat.rhat:.3f} ({rhat.name}); {ess.ess:.0f} and {ess.tail:.0f} "
+            f"({ess.name})"
+        )
+    return lines
 
 
 class _Environments:

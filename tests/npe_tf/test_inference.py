@@ -7,15 +7,22 @@ import textwrap
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
+from npe_tf.convergence import convergence_of
+from npe_tf.energy import COST_COLUMNS
 from npe_tf.inference import Progress, Settings, run_inference
+from npe_tf.inference_data import to_inference_data
 from npe_tf.posterior import PosteriorConfig
+from npe_tf.summary import summarise
+from npe_tf.watched import Watched
 from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = PosteriorConfig(8, MASS_THRESHOLD)
 SETTINGS = Settings(
     num_warmup=10,
     num_samples=6,
@@ -35,7 +42,7 @@ def mock():
 
 @pytest.fixture(scope="module")
 def posterior(mock):
-    return PosteriorConfig(8, MASS_THRESHOLD).build(mock[0])
+    return CONFIG.build(mock[0])
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +55,24 @@ def whole(posterior, mock, tmp_path_factory):
 
 
 def columns_of(path):
+    """All but the times, in which no two runs are equal."""
     with ChainStore.open(path) as store:
-        return {name: store.read(name) for name in store.columns}
+        return {name: store.read(name) for name in store.columns if name not in COST_COLUMNS}
+
+
+def costs_of(path):
+    with ChainStore.open(path) as store:
+        return [store.read(name) for name in COST_COLUMNS]
+
+
+def bytes_but_the_times(path):
+    content = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        for name in COST_COLUMNS:
+            dataset = file[f"chain/{name}"]
+            start, size = dataset.id.get_offset(), dataset.id.get_storage_size()
+            content[start : start + size] = bytes(size)
+    return content
 
 
 def test_a_run_leaves_a_whole_chain(whole, posterior):
@@ -60,7 +83,123 @@ def test_a_run_leaves_a_whole_chain(whole, posterior):
     columns = columns_of(path)
     assert columns["theta"].shape == (16, 2, 17)
     assert columns["white_noise"].shape == (8, 2, 8, 8, 8)
+    watched = Watched(posterior).shapes
+    assert all(columns[name].shape == (16, 2, *shape) for name, shape in watched.items())
     assert all(np.all(np.isfinite(c)) for name, c in columns.items() if name != "acceptance")
+
+
+def test_what_is_watched_is_that_of_the_stored_state(whole, posterior):
+    columns = columns_of(whole[0])
+    watched = Watched(posterior)
+    for sweep, chain in ((1, 0), (9, 1), (15, 0)):
+        expected = watched(
+            columns["white_noise"][sweep // 2, chain], columns["theta"][sweep, chain]
+        )
+        for name, value in expected.items():
+            np.testing.assert_allclose(columns[name][sweep, chain], value, rtol=1e-6, atol=1e-6)
+
+
+def test_all_that_is_watched_decides(whole, posterior):
+    with ChainStore.open(whole[0]) as store:
+        found = convergence_of(store)
+    names = {row.name for row in found.watched}
+    assert names >= {*posterior.bias.parameters.names, "log posterior", "P(k) shell 3"}
+    assert names >= {name for names in Watched(posterior).names.values() for name in names}
+
+
+def test_cost_of_every_sweep_and_size_said_before_any(posterior, mock, tmp_path):
+    settings, said = dataclasses.replace(SETTINGS, num_chains=1), []
+    constants = {"counts": posterior.likelihood.counts}
+
+    def go(num_samples, **options):
+        began = time.monotonic()
+        path = run_inference(
+            posterior,
+            dataclasses.replace(settings, num_samples=num_samples),
+            tmp_path,
+            initial_theta=mock[2],
+            constants=constants,
+            say=said.append,
+            **options,
+        )
+        return path, time.monotonic() - began
+
+    def size_of(text):
+        return [float(line.partition(": ")[2].split()[0]) * 2**20 for line in text.splitlines()]
+
+    path, elapsed = go(6, max_seconds=0.0)
+    wall, cpu, _ = costs_of(path)
+    # one sweep, and all that came before it
+    assert wall.shape == cpu.shape == (1,)
+    assert 0.5 * elapsed < wall[0] <= elapsed
+    assert cpu[0] > 0.1 * wall[0]
+    first = size_of(said[0])
+    # HDF5's metadata come besides
+    assert 0 < path.stat().st_size - first[0] < 2**18
+    assert first[0] == pytest.approx(sum(first[1:]), rel=0.01)
+    assert first[1] == pytest.approx(8 * 8**3 * 4, rel=0.01)
+    assert "8 of each of 1 chains, 8 x 8 x 8 float32, one every 2 of 16 sweeps" in said[0]
+
+    said.clear()
+    _, more = go(8)
+    wall, cpu, _ = costs_of(path)
+    # what has passed between the two calls does not count, and all in the second does
+    assert 0.5 * more < wall[1:].sum() <= more
+    assert len(wall) == 18
+    assert np.all(wall > 0)
+    (grown,) = (line for line in said if line.startswith("chain file"))
+    assert "9 of each of 1 chains" in grown
+    assert size_of(grown)[0] > first[0]
+    assert 0 < path.stat().st_size - size_of(grown)[0] < 2**18
+
+
+def without_what_is_watched(path, old):
+    """A copy as it was made before there were such columns."""
+    with ChainStore.open(path) as store:
+        watched = {name for name in store.columns if f"names.{name}" in store.attributes}
+        kept = {n: c for n, c in store.columns.items() if n not in {*watched, *COST_COLUMNS}}
+        marks = {
+            name: value
+            for name, value in store.attributes.items()
+            if not name.startswith(("names.", "watched."))
+        }
+        marks |= CONFIG.to_attributes()  # for the summary
+        state = store.checkpoint()
+        rows = {name: np.repeat(store.read(name), c.every, axis=0) for name, c in kept.items()}
+        with ChainStore.create(old, kept, store.capacity, state, marks) as copy:
+            for sweep in range(store.num_committed):
+                copy.append({name: values[sweep] for name, values in rows.items()}, state)
+
+
+def test_runs_from_before_anything_was_watched_can_be_read_and_go_on(
+    whole, posterior, mock, tmp_path
+):
+    path = tmp_path / CHAIN_FILE
+    without_what_is_watched(whole[0], path)
+    assert len(columns_of(path)) == 6
+    text = summarise(tmp_path, mock[0]).text
+    assert "NOT CONVERGED" in text
+    assert "core-hours" not in text
+    assert "mass function:" not in text
+    assert set(to_inference_data(path).posterior.data_vars) == {"theta", "power"}
+    more = dataclasses.replace(SETTINGS, num_samples=8)
+    run_inference(
+        posterior, more, tmp_path, initial_theta=mock[2], attributes=CONFIG.to_attributes()
+    )
+    columns = columns_of(path)
+    assert len(columns) == 6
+    assert len(columns["theta"]) == 18
+    assert np.any(columns["theta"][16:] != columns["theta"][15])
+
+
+def test_a_run_that_watches_other_quantities_does_not_go_on(whole, posterior, mock, tmp_path):
+    path = tmp_path / CHAIN_FILE
+    path.write_bytes(whole[0].read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["names.voxels"] = ["another"] * 16
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(ValueError, match=r"`output`.*'voxels' holds \['voxel .*'another'"):
+            run_inference(posterior, SETTINGS, tmp_path, initial_theta=mock[2])
 
 
 def test_stored_log_posterior_is_that_of_the_stored_state(whole, posterior):
@@ -178,7 +317,7 @@ def test_kill_9_then_resume_is_the_uninterrupted_run_bit_for_bit(whole, posterio
         expected = columns_of(whole[0])[name][: len(column)]
         np.testing.assert_array_equal(column, expected)
     run_inference(posterior, SETTINGS, tmp_path, initial_theta=mock[2])
-    assert (tmp_path / CHAIN_FILE).read_bytes() == whole[0].read_bytes()
+    assert bytes_but_the_times(tmp_path / CHAIN_FILE) == bytes_but_the_times(whole[0])
 
 
 def test_ctrl_c_a_time_limit_and_more_samples_later_change_nothing(
