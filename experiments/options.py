@@ -271,7 +271,7 @@ def run_main(main: Callable[[], None]) -> None:
         standard_logging.getLogger("fontTools").setLevel(standard_logging.WARNING)
         try:
             main()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             logging.debug("traceback", exc_info=True)
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2

@@ -81,12 +81,16 @@ def test_pretrain_infer_summarise(folder, catalogue):
     assert "seed: expected 7, received 0" in complained
     assert "component_family: expected 'tapered_pareto', received 'normal'" in complained
 
-    printed, complained = run("summarise", f"--run={output}")
+    netcdf = folder / "run.nc"
+    printed, complained = run("summarise", f"--run={output}", f"--netcdf={netcdf}")
     for part in (
         "kernel_weights[0, 0, 0]", "ESS", "R-hat", "acceptance: field", "NOT CONVERGED",
-        "haloes: ", "correlation of the posterior mean", "12 figures",
+        "haloes: ", "correlation of the posterior mean", "12 figures", "core-hours", "kWh",
+        "voxels: ", "mass function: ", f"chains in {netcdf}",
     ):  # fmt: skip
         assert part in printed
+    with h5py.File(netcdf) as file:
+        assert file["posterior/theta"].shape == (2, 4, 17)
     assert complained == ""
     figures = {path.stem for path in (output / "figures").glob("*.png")}
     assert figures == {
