@@ -267,8 +267,9 @@ def run_main(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> int:
         if len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-        # it tells every step of putting a font into a PDF
-        standard_logging.getLogger("fontTools").setLevel(standard_logging.WARNING)
+        # they tell every step of putting a font into a PDF, and what else could be installed
+        for talkative in ("fontTools", "arviz"):
+            standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
         try:
             main()
         except (ValueError, OSError, ImportError) as error:
