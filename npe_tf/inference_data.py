@@ -118,13 +118,14 @@ class _Reader:
 
     def groups(self, dataset: Any, warmup: bool) -> dict[str, Any]:
         """Datasets by name."""
+        stats = {n: name for n, name in _SAMPLE_STATS.items() if n in self.store.columns}
         spans = {"": (self.warmup, self.num_sweeps)}
         if warmup:
             spans["warmup_"] = (0, self.warmup)
         groups = {}
         for prefix, span in spans.items():
             groups[f"{prefix}posterior"] = dataset(self._variables(self._quantities(), *span))
-            groups[f"{prefix}sample_stats"] = dataset(self._variables(_SAMPLE_STATS, *span))
+            groups[f"{prefix}sample_stats"] = dataset(self._variables(stats, *span))
         observed = [name for name in self.store.constants if name == "counts"]
         others = [name for name in self.store.constants if name != "counts"]
         for group, names in (("observed_data", observed), ("constant_data", others)):

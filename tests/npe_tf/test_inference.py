@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,20 @@ def test_a_run_leaves_a_whole_chain(whole, posterior):
     watched = Watched(posterior).shapes
     assert all(columns[name].shape == (16, 2, *shape) for name, shape in watched.items())
     assert all(np.all(np.isfinite(c)) for name, c in columns.items() if name != "acceptance")
+
+
+def test_the_documented_schema_is_that_of_the_file(whole):
+    text = (ROOT / "docs" / "chains.md").read_text()
+    rows = re.findall(r"^\| `(chain/\w+|committed|seal)` \| `\[(.*?)\]` \| (.*?) \|", text, re.M)
+    values = {"T": 16, "C": 2, "D": 17, "N": 8, "every": 2}
+    with h5py.File(whole[0]) as file:
+        assert {name for name, _, _ in rows} == {
+            *(f"chain/{name}" for name in file["chain"]), "committed", "seal"
+        }  # fmt: skip
+        for name, shape, dtype in rows:
+            expected = [int(eval(n.replace("/2", "//2"), values)) for n in shape.split(",") if n]
+            assert list(file[name].shape) == expected, name
+            assert file[name].dtype == ("float32" if dtype == "as `dtype`" else dtype), name
 
 
 def test_what_is_watched_is_that_of_the_stored_state(whole, posterior):

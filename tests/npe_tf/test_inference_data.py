@@ -172,10 +172,12 @@ def test_a_file_from_before_anything_was_watched(tmp_path):
 def test_columns_of_another_version_have_no_coordinates(tmp_path):
     attributes = {**ATTRIBUTES, "names.other": ["x", "y"]}
     shapes = {**SHAPES, "mass_function": (6,), "acceptance": (1,), "other": (2,)}
+    del shapes["step_size"]
     rows = write(tmp_path / CHAIN_FILE, attributes, shapes, 7)
     data = to_inference_data(tmp_path)
     assert data.posterior["mass_function"].dims == ("chain", "draw", "mass_function_dim_0")
     assert data.sample_stats["acceptance_rate"].dims == ("chain", "draw", "acceptance_rate_dim_0")
+    assert set(data.sample_stats.data_vars) == {"lp", "acceptance_rate"}
     np.testing.assert_array_equal(data.posterior["other"], rows["other"][WARMUP:].swapaxes(0, 1))
 
 
