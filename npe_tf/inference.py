@@ -7,13 +7,14 @@ last bit, but for the times it took, as one that was never interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column, predicted_nbytes
 from npe_tf.convergence import Limits, convergence_of, watched_names
 from npe_tf.energy import COST_COLUMNS, Meter
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
+from npe_tf.joint import JointChain, JointSampler, JointSettings
 from npe_tf.posterior import FieldPosterior
 from npe_tf.watched import Watched
+from npe_tf.workers import ChainWorkers
 
-__all__ = ["Progress", "Settings", "run_inference"]
+__all__ = ["JointSettings", "Progress", "Settings", "run_inference"]
 
 Array = NDArray[Any]
 
@@ -77,7 +80,10 @@ class Progress:
         )
 
 
-def _columns(posterior: FieldPosterior, settings: Settings, watched: Watched) -> dict[str, Column]:
+def _columns(
+    posterior: FieldPosterior, settings: Settings | JointSettings, watched: Watched
+) -> dict[str, Column]:
+    joint = isinstance(settings, JointSettings)
     chains, size = settings.num_chains, posterior.bias.parameters.size
     shape = posterior.grid.shape
     dtype = np.dtype(posterior.bias.dtype)
@@ -86,6 +92,7 @@ def _columns(posterior: FieldPosterior, settings: Settings, watched: Watched) ->
         "log_posterior": Column((chains,), np.dtype(np.float64)),
         "acceptance": Column((chains, 2), np.dtype(np.float64)),
         "step_size": Column((chains, 2), np.dtype(np.float64)),
+        **({"energy_error": Column((chains,))} if joint else {}),
         "power": Column((chains, posterior.grid.num_cells // 2), np.dtype(np.float64)),
         **{name: Column((chains, *row)) for name, row in watched.shapes.items()},
         **{name: Column() for name in COST_COLUMNS},
@@ -135,7 +142,7 @@ def _require_same_watched(store: ChainStore, watched: Watched) -> None:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C into a question that the loop asks between sweeps."""
     if threading.current_thread() is not threading.main_thread():
@@ -158,7 +165,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 def run_inference(
     posterior: FieldPosterior,
-    settings: Settings,
+    settings: Settings | JointSettings,
     output: str | Path,
     *,
     initial_theta: ArrayLike | None = None,
@@ -168,12 +175,15 @@ def run_inference(
     say: Callable[[str], None] | None = None,
     max_seconds: float | None = None,
     limits: Limits | None = None,
+    num_processes: int = 1,
+    build: Callable[[], FieldPosterior] | None = None,
 ) -> Path:
     """Run, or go on with, a set of chains.
 
     Args:
         posterior: the target.
-        settings: what to run.
+        settings: what to run: `JointSettings` for the dynamics of field and parameters together,
+            `Settings` for the Gibbs scheme of the paper.
         output: folder of the run; made if need be. If it holds a run of the same settings, data
             and attributes, that run is continued; `num_samples` alone may have grown.
         initial_theta: parameters `[size]` to start every chain with; by default each chain starts
@@ -187,6 +197,10 @@ def run_inference(
             on later.
         limits: stop when all that is watched (see `npe_tf.convergence`) has reached these, which
             is looked at every `CHECK_EVERY` sweeps; by default all samples asked for are taken.
+        num_processes: processes among which the chains are dealt, at most one for each; 1 for all
+            in this one. Draws are the same for any number up to the rounding of sums, which
+            depends on the number of threads.
+        build: makes the posterior anew in a process; picklable, needed for more than one process.
 
     Returns:
         Path of the chain file.
@@ -206,8 +220,11 @@ def run_inference(
             f"Invalid value for argument `initial_theta`. Expected {size} finite numbers. "
             f"Received: shape {theta.shape}"
         )
+    joint = isinstance(settings, JointSettings)
     identity = {
         **(attributes or {}),
+        # a file from before there was a choice names no scheme
+        **({"scheme": "joint"} if joint else {}),
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)
            if f.name != "num_samples"},
         "num_cells": posterior.grid.num_cells,
@@ -218,12 +235,16 @@ def run_inference(
         "parameters": list(posterior.bias.parameters.names),
         "initial_theta": "" if theta is None else theta.tobytes().hex(),
     }  # fmt: skip
+    if num_processes > 1 and build is None:
+        raise ValueError(
+            "Invalid value for argument `build`. Expected a function that makes the posterior in "
+            f"another process. Received: build=None with num_processes={num_processes}"
+        )
     # Whatever is wrong with the folder shows before anything long begins.
     store = ChainStore.open(path, "r+", expected=identity) if path.exists() else None
-    sampler = GibbsSampler(posterior, settings)
+    sampler, chains = _make_chains(posterior, settings)
     if store is not None:
         _require_same_watched(store, sampler.watched)
-    chains = [Chain(sampler, number) for number in range(settings.num_chains)]
     if store is None:
         folder.mkdir(parents=True, exist_ok=True)
         template = _merged(chain.checkpoint_template() for chain in chains)
@@ -233,13 +254,20 @@ def run_inference(
         # names do not tell one run from another, and runs from before they were there go on
         marks = {**identity, **sampler.watched.attributes}
         store = ChainStore.create(path, columns, settings.num_sweeps, template, marks, fixed)
-    with store:
+    with store, contextlib.ExitStack() as stack:
         saved = store.checkpoint()
-        for chain in chains:
-            if saved is None:
-                chain.start(theta, say)
-            else:
-                chain.from_checkpoint(saved)
+        group: _Here | ChainWorkers
+        if num_processes > 1:
+            make = functools.partial(_chains_of, build, settings)
+            group = stack.enter_context(
+                ChainWorkers(make, settings.num_chains, num_processes, say)
+            )
+        else:
+            group = _Here(chains, say)
+        if saved is None:
+            group.start(theta)
+        else:
+            group.from_checkpoint(saved)
         if store.capacity < settings.num_sweeps:
             fixed = {name: store.constant(name) for name in store.constants}
             say(_sizes(path, store.columns, settings.num_sweeps, saved or {}, fixed))
@@ -247,8 +275,52 @@ def run_inference(
         if saved is not None:
             say(f"going on after sweep {store.num_committed} of {settings.num_sweeps}")
         if limits is None or not _has_converged(store, settings, limits, say):
-            _loop(store, chains, settings, report, say, max_seconds, limits, meter)
+            _loop(
+                store, group, sampler.plan.annealed, settings, report, say, max_seconds, limits,
+                meter,
+            )  # fmt: skip
     return path
+
+
+class _Here:
+    """The chains of a run in this process, one after another."""
+
+    def __init__(
+        self, chains: Sequence[Chain | JointChain], say: Callable[[str], None]
+    ) -> None:
+        self._chains = chains
+        self._say = say
+
+    def start(self, theta: Array | None) -> None:
+        for chain in self._chains:
+            chain.start(theta, self._say)
+
+    def from_checkpoint(self, arrays: Mapping[str, Array]) -> None:
+        for chain in self._chains:
+            chain.from_checkpoint(arrays)
+
+    def advance(self, sweep: int) -> tuple[list[dict[str, Any]], dict[str, Array], float]:
+        """Rows, checkpoint, and processor time outside of this process."""
+        rows = [chain.advance(sweep) for chain in self._chains]
+        return rows, _merged(chain.to_checkpoint() for chain in self._chains), 0.0
+
+
+def _chains_of(
+    build: Callable[[], FieldPosterior], settings: Settings | JointSettings
+) -> Sequence[Chain | JointChain]:
+    """The chains, in a process that has none."""
+    return _make_chains(build(), settings)[1]
+
+
+def _make_chains(
+    posterior: FieldPosterior, settings: Settings | JointSettings
+) -> tuple[GibbsSampler | JointSampler, list[Chain] | list[JointChain]]:
+    numbers = range(settings.num_chains)
+    if isinstance(settings, JointSettings):
+        joint = JointSampler(posterior, settings)
+        return joint, [JointChain(joint, number) for number in numbers]
+    gibbs = GibbsSampler(posterior, settings)
+    return gibbs, [Chain(gibbs, number) for number in numbers]
 
 
 def _merged(parts: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
@@ -262,7 +334,7 @@ def _mean_of_known(values: Sequence[float]) -> float:
 
 
 def _has_converged(
-    store: ChainStore, settings: Settings, limits: Limits, say: Callable[[str], None]
+    store: ChainStore, settings: Settings | JointSettings, limits: Limits, say: Callable[[str], None]
 ) -> bool:
     """Whether what is stored is enough; says so, and what is worst if it is not."""
     done, warmup = store.num_committed, settings.num_warmup
@@ -281,8 +353,9 @@ def _has_converged(
 
 def _loop(
     store: ChainStore,
-    chains: list[Chain],
-    settings: Settings,
+    chains: _Here | ChainWorkers,
+    annealed: int,
+    settings: Settings | JointSettings,
     report: Callable[[Progress], None] | None,
     say: Callable[[str], None],
     max_seconds: float | None,
@@ -291,12 +364,12 @@ def _loop(
 ) -> None:
     began = time.monotonic()
     recent: deque[tuple[float, float, float]] = deque(maxlen=20)
-    annealed = chains[0].sampler.plan.annealed
     with _interruptible() as interrupted:
         for sweep in range(store.num_committed, settings.num_sweeps):
             started = time.monotonic()
-            rows = [chain.advance(sweep) for chain in chains]
+            rows, checkpoint, elsewhere = chains.advance(sweep)
             cost = meter.lap()
+            cost["cpu_seconds"] += elsewhere
             store.append(
                 {
                     name: np.asarray(
@@ -305,7 +378,7 @@ def _loop(
                     )
                     for name, column in store.columns.items()
                 },
-                _merged(chain.to_checkpoint() for chain in chains),
+                checkpoint,
             )
             accept = np.mean([row["acceptance"] for row in rows], axis=0)
             recent.append((time.monotonic() - started, accept[_FIELD], accept[_BIAS]))

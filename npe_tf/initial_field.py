@@ -120,8 +120,12 @@ class InitialField:
                 f"[..., {', '.join(map(str, self.grid.shape))}]. Received: shape "
                 f"{tuple(white_noise.shape)}"
             )
-        modes = rfft3d(white_noise)
-        return modes * tf.cast(self._amplitude(white_noise.dtype), modes.dtype)
+        return self.amplify(rfft3d(white_noise))
+
+    def amplify(self, modes: Tensor) -> Tensor:
+        """Fourier modes of white noise to those of the linear density, `[N, N, N//2 + 1]`."""
+        real = tf.math.real(modes).dtype
+        return modes * tf.cast(self._amplitude(real), modes.dtype)
 
     def __call__(self, white_noise: Tensor) -> Tensor:
         """Linear overdensity at a=1, `[..., N, N, N]`."""

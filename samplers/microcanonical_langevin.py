@@ -73,12 +73,12 @@ class MicrocanonicalLangevinResults(NamedTuple):
 class MicrocanonicalLangevin(Kernel):
     """Unadjusted microcanonical Langevin Monte Carlo.
 
-    Every step moves; only a step to where the log density or its gradient is not finite is not
-    taken, and the chain leaves in a new direction. The draws therefore have a density that differs
-    from the target by the error of the integrator, which shows in the energy: the published measure
-    is the mean of `squared_energy_error` over the number d of dimensions, the energy error variance
-    per dimension, and the published recommendation 5e-4. `EnergyErrorAdaptation` sets the step size
-    for a given error.
+    Every step moves; only a step to where the log density or its gradient is not finite, or one
+    beyond `max_energy_change`, is not taken, and the chain leaves in a new direction. The draws
+    therefore have a density that differs from the target by the error of the integrator, which
+    shows in the energy: the published measure is the mean of `squared_energy_error` over the number
+    d of dimensions, the energy error variance per dimension, and the published recommendation 5e-4.
+    `EnergyErrorAdaptation` sets the step size for a given error.
 
     The error grows as the sixth power of the step size and the bias as the square. With leapfrog, a
     direction of a Gaussian of width s in units of B has its variance too large by h^2 / 4, with
@@ -98,6 +98,10 @@ class MicrocanonicalLangevin(Kernel):
         integrator: ``"leapfrog"``, or ``"two_stage"`` or ``"three_stage"`` with as many gradients
             per step.
         num_steps: integrator steps per call of `one_step`, a positive integer.
+        max_energy_change: a call over which the energy changes by more than this, up or down, is
+            not taken either: a trajectory that has met something steeper than the step size can
+            follow would leave the posterior for good. It must be far above the changes that are
+            usual, or it biases the draws; positive, by default infinite.
         name: prefix of the names of operations.
 
     Raises:
@@ -113,6 +117,7 @@ class MicrocanonicalLangevin(Kernel):
         initial_curvature: Any = None,
         integrator: str = "leapfrog",
         num_steps: int = 1,
+        max_energy_change: Tensor | None = None,
         name: str | None = None,
     ) -> None:
         """Check the arguments and keep them; the class says what they are."""
@@ -121,6 +126,8 @@ class MicrocanonicalLangevin(Kernel):
         if decoherence_length is not None:
             check_positive("decoherence_length", decoherence_length)
         check_count("num_steps", num_steps)
+        if max_energy_change is not None:
+            check_positive("max_energy_change", max_energy_change)
         self._parameters: dict[str, Any] = {
             "target_log_prob_fn": target_log_prob_fn,
             "step_size": step_size,
@@ -129,6 +136,7 @@ class MicrocanonicalLangevin(Kernel):
             "initial_curvature": initial_curvature,
             "integrator": integrator,
             "num_steps": num_steps,
+            "max_energy_change": max_energy_change,
             "name": name,
         }
 
@@ -184,6 +192,8 @@ class MicrocanonicalLangevin(Kernel):
             energy = end.kinetic_change - gained
             # A gradient that is not finite shows as well: the last turn is by it.
             sound = tf.math.is_finite(end.squared_error)
+            if own["max_energy_change"] is not None:
+                sound &= tf.abs(energy) <= to_dtype(own["max_energy_change"], tf.float64)
             fresh = random_direction(metric, curvature, seeds[1], tf.shape(sound))
             wide = tf.reshape(sound, tf.concat([tf.shape(sound), [1] * metric.event_ndims], 0))
             direction = tf.ensure_shape(tf.where(wide, end.direction, fresh), state.shape)

@@ -1,0 +1,516 @@
+"""One chain of the joint posterior: microcanonical Langevin dynamics of field and parameters.
+
+Field and bias parameters move together, in the coordinates of `npe_tf.whitening`, in which their
+posterior is close to a standard normal. A chain needs no hand to get there from a draw of the
+prior:
+
+1. *Annealing.* The parameters are fitted to the chain's own random field with the haloes moved to
+   where it is dense, and stand still; the field follows the likelihood, raised to a power that
+   grows to one. If they moved now, many chains would put the haloes into the voids: a density
+   field of the wrong sign with a bias of the wrong sign is a mode of its own.
+2. *Settling.* The parameters are fitted to the field that was found, and the field moves on.
+3. *Learning.* The parameters are fitted once more, from several random starts, for their posterior
+   has several modes. The curvature of the block (largest scales and parameters) is measured, the frame is
+   set by it, and everything moves. Again for the later windows, in each of which the step size
+   adapts to an energy error per dimension.
+4. *Burning in.* Nothing adapts any more.
+
+The dynamics is not adjusted by Metropolis tests; its bias is controlled by the energy error, see
+`samplers.MicrocanonicalLangevin`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from npe_tf.posterior import FieldPosterior
+from npe_tf.pretraining import pretrain
+from npe_tf.statistics import power_spectrum
+from npe_tf.watched import Watched
+from npe_tf.whitening import Frame, WhitenedPosterior
+from samplers import DiagonalInverseHessian, EnergyErrorAdaptation, MicrocanonicalLangevin
+from samplers.results import find_innermost, replace_innermost
+
+__all__ = ["JointChain", "JointPlan", "JointSampler", "JointSettings"]
+
+Tensor = Any
+Array = NDArray[Any]
+
+_ANNEALING_START = 0.02
+_ANNEALING_FRACTION, _SETTLING_FRACTION, _BURN_IN_FRACTION = 0.2, 0.1, 0.15
+_ANNEALING_WINDOWS = 6
+_LEARNING_WINDOWS = 3
+_COARSE_ERROR = 1e-3
+_FIRST_LEARNING_ERROR = 1e-4
+_FIRST_STEP = 0.02
+_ANNEALING_LENGTH = 0.3
+_NUM_STARTS = 3
+_NEVER = 2**30
+# a hundred times what a sweep's energy changes by on the largest meshes tried
+_MAX_ENERGY_CHANGE = 1000.0
+_STANDING = 1e-7
+# Random phases of a shell know the curvature mode by mode. The widths of the modes, their
+# correlations included, are larger the more a shell is pinned (measured: twice at a curvature of
+# 100, once at 1).
+_WIDENING = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class JointSettings:
+    """What a run is asked to do.
+
+    Attributes:
+        num_warmup: sweeps before sampling.
+        num_samples: sweeps that count.
+        num_chains: independent chains.
+        seed: of everything random.
+        gradients_per_sweep: steps of the integrator, each a gradient, per sweep.
+        energy_error: variance of the energy error of a step per dimension, which sets the step
+            size.
+        decoherence_length: over which the direction is forgotten, in units of the square root of
+            the number of dimensions.
+        num_dense_shells: shells of wavenumber in the dense block, see `WhitenedPosterior`.
+        field_every: sweeps between stored fields.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+
+    num_warmup: int = 120
+    num_samples: int = 800
+    num_chains: int = 4
+    seed: int = 0
+    gradients_per_sweep: int = 20
+    energy_error: float = 5e-6
+    decoherence_length: float = 1.6
+    num_dense_shells: int = 4
+    field_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        least = {"num_warmup": 10, "seed": 0, "num_dense_shells": 0}
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), field.name
+            if isinstance(field.default, int):
+                smallest = least.get(name, 1)
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, (int, np.integer))
+                    or value < smallest
+                ):
+                    raise ValueError(
+                        f"Invalid value for argument `{name}`. Expected an integer of at least "
+                        f"{smallest}. Received: {name}={value!r}"
+                    )
+            elif not (math.isfinite(value) and value > 0):
+                raise ValueError(
+                    f"Invalid value for argument `{name}`. Expected a positive number. Received: "
+                    f"{name}={value!r}"
+                )
+
+    @property
+    def num_sweeps(self) -> int:
+        """Warm-up and sampling together."""
+        return self.num_warmup + self.num_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class JointPlan:
+    """What happens at which sweep of the warm-up.
+
+    Attributes:
+        annealing: first sweep of each window of the annealing.
+        settling: first sweep at the full likelihood.
+        learning: first sweep of each window of the learning.
+        frozen: sweep from which on nothing adapts.
+    """
+
+    annealing: tuple[int, ...]
+    settling: int
+    learning: tuple[int, ...]
+    frozen: int
+
+    @classmethod
+    def of(cls, num_warmup: int) -> JointPlan:
+        """Cut a warm-up of at least ten sweeps into its parts."""
+        settling = max(1, int(_ANNEALING_FRACTION * num_warmup))
+        pieces = min(_ANNEALING_WINDOWS, settling)
+        annealing = tuple(settling * piece // pieces for piece in range(pieces))
+        start = settling + max(1, int(_SETTLING_FRACTION * num_warmup))
+        frozen = num_warmup - max(1, int(_BURN_IN_FRACTION * num_warmup))
+        length = frozen - start
+        learning = tuple(start + length * i // _LEARNING_WINDOWS for i in range(_LEARNING_WINDOWS))
+        return cls(annealing, settling, learning, frozen)
+
+    @property
+    def annealed(self) -> int:
+        """First sweep at the full likelihood."""
+        return self.settling
+
+    def inverse_temperature(self, sweep: int) -> float:
+        """Power of the likelihood in a sweep; the same all through a window."""
+        if sweep >= self.settling:
+            return 1.0
+        window = sum(start <= sweep for start in self.annealing) - 1
+        return float(_ANNEALING_START ** (1.0 - window / len(self.annealing)))
+
+
+class JointSampler:
+    """The compiled functions of a run; they hold no state of a chain.
+
+    Attributes:
+        target: the posterior in whitened coordinates.
+        watched: see `npe_tf.watched`.
+    """
+
+    def __init__(self, posterior: FieldPosterior, settings: JointSettings) -> None:
+        """Prepare what depends on the mesh."""
+        self.posterior = posterior
+        self.settings = settings
+        self.dtype = tf.as_dtype(posterior.bias.dtype)
+        dense = min(settings.num_dense_shells, posterior.grid.num_cells // 2)
+        self.target = WhitenedPosterior(posterior, dense)
+        self.plan = JointPlan.of(settings.num_warmup)
+        self.watched = Watched(posterior)
+        self.root = math.sqrt(self.target.size)
+        self.adapt = tf.function(self._adapt)
+        self.sample = tf.function(self._sample)
+        self.bootstrap = tf.function(self._bootstrap)
+        self.rows = tf.function(self.target.hessian_rows)
+        self.probe = tf.function(self.target.shell_curvature)
+        self.unwhiten = tf.function(
+            lambda state, frame: (
+                self.target.white_noise(state, frame),
+                self.target.coordinates(state, frame),
+                self.target.theta(state, frame),
+            )
+        )
+        self.log_posterior = tf.function(self.target.log_posterior)
+        self.parameter_hessian = tf.function(self._parameter_hessian)
+        self.linear = tf.function(posterior.initial_field.__call__)
+        self.evolved = tf.function(posterior.density)
+
+    def kernel(self, frame: Frame, beta: Tensor, num_steps: int) -> MicrocanonicalLangevin:
+        """The dynamics in a frame."""
+        return MicrocanonicalLangevin(
+            lambda state: self.target.log_prob(state, frame, beta),
+            step_size=_FIRST_STEP * self.root,
+            inverse_hessian=DiagonalInverseHessian(),
+            decoherence_length=self.settings.decoherence_length * self.root,
+            num_steps=num_steps,
+            max_energy_change=_MAX_ENERGY_CHANGE if num_steps > 1 else None,
+        )
+
+    def _adaptation(self, frame: Frame, beta: Tensor, error: Tensor) -> EnergyErrorAdaptation:
+        return EnergyErrorAdaptation(self.kernel(frame, beta, 1), _NEVER, error)
+
+    def _bootstrap(
+        self, state: Tensor, frame: Frame, beta: Tensor, step_size: Tensor, length: Tensor
+    ) -> Any:
+        results = self._adaptation(frame, beta, 1.0).bootstrap_results(state)
+        for name, value in (("step_size", step_size), ("decoherence_length", length)):
+            old = find_innermost(results, name)
+            results = replace_innermost(results, name, tf.cast(value, old.dtype))
+        return results
+
+    def _adapt(
+        self, state: Tensor, results: Any, frame: Frame, beta: Tensor, error: Tensor, seed: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
+        """A sweep in which the step size adapts; the mean error over its steps."""
+        kernel = self._adaptation(frame, beta, error)
+        count = self.settings.gradients_per_sweep
+
+        def body(step: Tensor, state: Tensor, results: Any, total: Tensor) -> tuple[Any, ...]:
+            own = tf.random.experimental.stateless_fold_in(seed, step)
+            state, results = kernel.one_step(state, results, seed=own)
+            found = tf.cast(find_innermost(results, "squared_energy_error"), tf.float64)
+            return step + 1, state, results, total + found
+
+        start = (tf.constant(0), state, results, tf.constant(0.0, tf.float64))
+        _, state, results, total = tf.while_loop(lambda step, *_: step < count, body, start)
+        return state, results, total / (count * self.target.size)
+
+    def _sample(
+        self, state: Tensor, results: Any, frame: Frame, seed: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
+        """A sweep with what was learnt."""
+        kernel = self.kernel(frame, tf.constant(1.0, tf.float64), self.settings.gradients_per_sweep)
+        state, inner = kernel.one_step(state, results.inner_results, seed=seed)
+        error = tf.cast(inner.squared_energy_error, tf.float64) / self.target.size
+        return state, results._replace(inner_results=inner), error
+
+    def _parameter_hessian(self, white_noise: Tensor, coordinates: Tensor) -> Tensor:
+        """Hessian of -log posterior in the coordinates of the parameters, `[P, P]`."""
+        posterior, delta = self.posterior, tf.stop_gradient(self.posterior.density(white_noise))
+
+        def log_prob(point: Tensor) -> Tensor:
+            theta, log_volume = self.target.parameters.theta(point)
+            likelihood = posterior.log_likelihood(delta, tf.cast(theta, self.dtype))
+            return likelihood + posterior.log_prior_parameters(theta) + log_volume
+
+        def row(direction: Tensor) -> Tensor:
+            with tf.GradientTape() as outer:
+                outer.watch(coordinates)
+                with tf.GradientTape() as inner:
+                    inner.watch(coordinates)
+                    value = log_prob(coordinates)
+                slope = tf.reduce_sum(inner.gradient(value, coordinates) * direction)
+            return -outer.gradient(slope, coordinates)
+
+        unit = tf.eye(coordinates.shape[0], dtype=tf.float64)
+        return tf.map_fn(row, unit, parallel_iterations=1)
+
+    @functools.cached_property
+    def structure(self) -> list[Any]:
+        """State and kernel results of a chain, as specifications of tensors."""
+        state = tf.TensorSpec([self.target.size], self.dtype)
+        size = self.posterior.bias.parameters.size
+        frame = Frame(
+            tf.TensorSpec([self.target.num_shells + 1], tf.float64),
+            tf.TensorSpec([size], tf.float64),
+            tf.TensorSpec([self.target.block_size] * 2, self.dtype),
+        )
+        number = tf.TensorSpec([], tf.float64)
+        concrete = self.bootstrap.get_concrete_function(state, frame, number, number, number)
+        return [state, frame, concrete.structured_outputs]
+
+
+class JointChain:
+    """State of one chain, what it has learnt, and its running moments."""
+
+    def __init__(self, sampler: JointSampler, number: int) -> None:
+        """Make a chain that has yet to start."""
+        self.sampler = sampler
+        self.number = number
+        self.seed = tf.random.experimental.stateless_fold_in(
+            tf.constant([sampler.settings.seed, 1]), number
+        )
+        self.state: Tensor = None
+        self.frame: Frame = Frame(None, None, None)
+        self.results: Any = None
+        shape = sampler.posterior.grid.shape
+        names = ("initial_mean", "initial_m2", "final_mean", "final_m2")
+        self.moments = {name: np.zeros(shape, np.float32) for name in names}
+        self.num_moments = 0
+        self.say: Callable[[str], None] = lambda line: None
+
+    def _fold(self, number: int) -> Tensor:
+        return tf.random.experimental.stateless_fold_in(self.seed, number)
+
+    # --- start and windows ----------------------------------------------------------------------
+
+    def start(self, theta: Array | None, report: Callable[[str], None]) -> None:
+        """Draw the white noise from its prior and find parameters to start with."""
+        sampler, posterior = self.sampler, self.sampler.posterior
+        self.say = report
+        white_noise = tf.random.stateless_normal(
+            posterior.grid.shape, self._fold(_NEVER), dtype=sampler.dtype
+        )
+        if theta is None:
+            delta = posterior.density(white_noise).numpy()
+            theta = self._fitted(delta, posterior.likelihood.abundance_matched(delta), 0)
+        coordinates = sampler.target.parameters.coordinates(theta)
+        self._enter(white_noise, coordinates, sampler.target.initial_frame(coordinates), 0)
+        log_prob = float(find_innermost(self.results, "target_log_prob"))
+        if not np.isfinite(log_prob):
+            raise ValueError(
+                "Invalid value for argument `initial_theta`. Expected parameters of finite "
+                f"posterior density. Received: log posterior {log_prob} in chain {self.number}"
+            )
+
+    def _fitted(self, delta: Array, likelihood: Any, sweep: int) -> Array:
+        posterior = self.sampler.posterior
+        words = [self.sampler.settings.seed, self.number, sweep]
+        fitted = pretrain(
+            posterior.bias,
+            likelihood,
+            delta,
+            num_steps=150,
+            num_polish=100 if sweep == 0 else 200,
+            num_starts=1 if sweep == 0 else _NUM_STARTS,
+            prior_scale=posterior.prior_scale,
+            seed=int(np.random.SeedSequence(words).generate_state(1)[0]),
+        )
+        where = "the haloes moved to where its first field is dense" if sweep == 0 else "its field"
+        self.say(
+            f"chain {self.number}: parameters fitted to {where}: log L = "
+            f"{fitted.log_likelihood:.1f}"
+        )
+        return fitted.theta
+
+    def _enter(
+        self, white_noise: Any, coordinates: Any, frame: Frame, sweep: int, step: float = _FIRST_STEP
+    ) -> None:
+        """Go on in another frame from the same field and parameters."""
+        sampler, settings = self.sampler, self.sampler.settings
+        learning = sweep >= sampler.plan.learning[0]
+        length = settings.decoherence_length if learning else _ANNEALING_LENGTH
+        self.frame = Frame(
+            tf.constant(frame.width, tf.float64),
+            tf.constant(frame.centre, tf.float64),
+            tf.constant(frame.mixing, sampler.dtype),
+        )
+        self.state = tf.constant(sampler.target.state(white_noise, coordinates, frame))
+        self.results = sampler.bootstrap(
+            self.state,
+            self.frame,
+            tf.constant(sampler.plan.inverse_temperature(sweep), tf.float64),
+            tf.constant(step * sampler.root, tf.float64),
+            tf.constant(length * sampler.root, tf.float64),
+        )
+
+    def open_window(self, sweep: int) -> None:
+        """Measure the curvature where the chain stands, and set the frame by it."""
+        sampler, plan, target = self.sampler, self.sampler.plan, self.sampler.target
+        white_noise, coordinates, _ = sampler.unwhiten(self.state, self.frame)
+        coordinates = coordinates.numpy()
+        step = float(find_innermost(self.results, "step_size")) / sampler.root
+        if sweep > plan.learning[0]:
+            hessian = self._block_hessian()
+            # the frame is where the curvatures of earlier windows average to one
+            count = plan.learning.index(sweep)
+            mean = (hessian + count * np.eye(len(hessian))) / (count + 1)
+            frame = target.refined(self._numpy_frame(), mean)._replace(centre=coordinates)
+            self._enter(white_noise, coordinates, frame, sweep, 0.5 * step)
+            return
+        if sweep in (plan.settling, plan.learning[0]):
+            delta = sampler.evolved(white_noise).numpy()
+            theta = self._fitted(delta, sampler.posterior.likelihood, sweep)
+            coordinates = target.parameters.coordinates(theta)
+        size = len(coordinates)
+        width = self._widths(white_noise, coordinates, sweep)
+        mixing = _STANDING * np.eye(size)
+        if sweep >= plan.learning[0]:
+            hessian = sampler.parameter_hessian(white_noise, coordinates).numpy()
+            values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
+            mixing = (vectors / np.sqrt(np.maximum(np.abs(values), 1.0))) @ vectors.T
+        frame = target.diagonal_frame(width, coordinates, mixing)
+        if sweep < plan.learning[0]:
+            self._enter(white_noise, coordinates, frame, sweep, min(step, 0.2))
+            return
+        self._enter(white_noise, coordinates, frame, sweep)
+        frame = target.refined(self._numpy_frame(), self._block_hessian())
+        self._enter(white_noise, coordinates, frame, sweep, 0.05)
+
+    def _numpy_frame(self) -> Frame:
+        return Frame(*(value.numpy() for value in self.frame))
+
+    def _widths(self, white_noise: Any, coordinates: Array, sweep: int) -> Array:
+        """Width of every shell, from the curvature here."""
+        sampler, target = self.sampler, self.sampler.target
+        size = len(coordinates)
+        old = np.asarray(self.frame.width)
+        frame = target.diagonal_frame(old, coordinates, np.eye(size))
+        curvature = sampler.probe(
+            tf.constant(target.state(white_noise, coordinates, frame)),
+            Frame(
+                tf.constant(frame.width, tf.float64),
+                tf.constant(frame.centre, tf.float64),
+                tf.constant(frame.mixing, sampler.dtype),
+            ),
+            tf.constant(sampler.plan.inverse_temperature(sweep), tf.float64),
+            self._fold(_NEVER + 1 + sweep),
+            tf.constant(0.1, sampler.dtype),
+        ).numpy()
+        curvature = np.maximum(curvature, 1.0)
+        variance = np.clip(1.0 + _WIDENING * np.log10(curvature), 1.0, 2.5) / curvature
+        return np.append(np.sqrt(np.minimum(variance, 1.0)), 1.0)
+
+    def _block_hessian(self) -> Array:
+        size = self.sampler.target.block_size
+        rows = []
+        for first in range(0, size, 64):
+            numbers = tf.range(first, min(first + 64, size))
+            rows.append(self.sampler.rows(self.state, self.frame, numbers).numpy())
+        return np.concatenate(rows).astype(np.float64)
+
+    # --- sweeps ---------------------------------------------------------------------------------
+
+    def advance(self, sweep: int) -> dict[str, Any]:
+        """One sweep; returns what the chain file keeps of it."""
+        sampler, plan = self.sampler, self.sampler.plan
+        if sweep in (*plan.annealing, plan.settling, *plan.learning):
+            self.open_window(sweep)
+        used = float(find_innermost(self.results, "step_size")) / sampler.root
+        seed = self._fold(sweep)
+        if sweep < plan.frozen:
+            goal = sampler.settings.energy_error
+            if sweep < plan.learning[1]:
+                # on the way to where the posterior is
+                goal = max(goal, _FIRST_LEARNING_ERROR)
+            if sweep < plan.learning[0]:
+                goal = max(goal, _COARSE_ERROR)
+            self.state, self.results, error = sampler.adapt(
+                self.state,
+                self.results,
+                self.frame,
+                tf.constant(plan.inverse_temperature(sweep), tf.float64),
+                tf.constant(goal, tf.float64),
+                seed,
+            )
+        else:
+            self.state, self.results, error = sampler.sample(
+                self.state, self.results, self.frame, seed
+            )
+        white_noise, _, theta = sampler.unwhiten(self.state, self.frame)
+        initial = sampler.linear(white_noise).numpy()
+        if sweep >= sampler.settings.num_warmup:
+            self._accumulate(initial, sampler.evolved(white_noise).numpy())
+        taken = float(np.isfinite(error))
+        return {
+            "theta": theta.numpy(),
+            "log_posterior": float(sampler.log_posterior(self.state, self.frame)),
+            "acceptance": [taken, taken],
+            "step_size": [used, used],
+            "energy_error": float(error),
+            "power": power_spectrum(initial, sampler.posterior.grid).power,
+            "white_noise": white_noise.numpy(),
+            **sampler.watched(white_noise, theta),
+        }
+
+    def _accumulate(self, initial: Array, final: Array) -> None:
+        """Welford's running mean and sum of squared deviations."""
+        self.num_moments += 1
+        for name, field in (("initial", initial), ("final", final)):
+            mean, m2 = self.moments[f"{name}_mean"], self.moments[f"{name}_m2"]
+            offset = field - mean
+            mean += (offset / self.num_moments).astype(mean.dtype)
+            m2 += (offset * (field - mean)).astype(m2.dtype)
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def to_checkpoint(self) -> dict[str, Array]:
+        """All that is needed to go on, by name."""
+        flat = tf.nest.flatten([self.state, self.frame, self.results], expand_composites=True)
+        return self._named([np.asarray(value) for value in flat])
+
+    def checkpoint_template(self) -> dict[str, Array]:
+        """Zeros of the shapes and types of `to_checkpoint`, before the chain has a state."""
+        flat = tf.nest.flatten(self.sampler.structure, expand_composites=True)
+        return self._named([np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in flat])
+
+    def from_checkpoint(self, arrays: Mapping[str, Array]) -> None:
+        """Inverse of `to_checkpoint`."""
+        structure = self.sampler.structure
+        count = len(tf.nest.flatten(structure, expand_composites=True))
+        flat = [tf.constant(arrays[f"{self.number}/state/{i}"]) for i in range(count)]
+        self.state, self.frame, self.results = tf.nest.pack_sequence_as(
+            structure, flat, expand_composites=True
+        )
+        for name in self.moments:
+            self.moments[name] = np.array(arrays[f"{self.number}/moments/{name}"])
+        self.num_moments = int(arrays[f"{self.number}/moments/count"])
+
+    def _named(self, flat_state: list[Array]) -> dict[str, Array]:
+        parts = {f"state/{i}": value for i, value in enumerate(flat_state)}
+        parts |= {f"moments/{name}": value for name, value in self.moments.items()}
+        parts["moments/count"] = np.array(self.num_moments, np.int64)
+        return {f"{self.number}/{name}": value for name, value in parts.items()}
