@@ -7,6 +7,9 @@ The same command again goes on where the run stopped.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import os
 import sys
 from typing import Any
 
@@ -23,20 +26,52 @@ flags.DEFINE_string(
     "File of fitted parameters to start with; by default every chain fits its own, to its own "
     "random field with the haloes moved to where that is dense.",
 )
-flags.DEFINE_integer("num_warmup", 200, "Sweeps of warm-up.", lower_bound=2)
-flags.DEFINE_integer("num_samples", 400, "Sweeps that count.", lower_bound=1)
-flags.DEFINE_integer("num_chains", 2, "Independent chains.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of everything random.", lower_bound=0)
+flags.DEFINE_enum(
+    "scheme",
+    "joint",
+    ["joint", "gibbs"],
+    "Field and parameters together (microcanonical dynamics), or in turns as in the paper.",
+)
+# without a value they are the scheme's own, see npe_tf.JointSettings and npe_tf.Settings
+flags.DEFINE_integer("num_warmup", None, "Sweeps of warm-up; 120 (gibbs: 200).", lower_bound=2)
+flags.DEFINE_integer("num_samples", None, "Sweeps that count; 800 (gibbs: 400).", lower_bound=1)
+flags.DEFINE_integer("num_chains", None, "Independent chains; 4 (gibbs: 2).", lower_bound=1)
+flags.DEFINE_integer("seed", None, "Of everything random; 0.", lower_bound=0)
+flags.DEFINE_integer("field_every", None, "Sweeps between stored fields; 10.", lower_bound=1)
 flags.DEFINE_integer(
-    "field_leapfrog_steps", 32, "Gradients per trajectory of the field.", lower_bound=1
+    "num_processes",
+    None,
+    "Processes among which the chains are dealt; by default as many as cores, at most one a chain.",
+    lower_bound=1,
 )
 flags.DEFINE_integer(
-    "bias_leapfrog_steps", 5, "Gradients per trajectory of the parameters.", lower_bound=1
+    "gradients_per_sweep", None, "joint: steps of the dynamics; 20.", lower_bound=1
 )
-flags.DEFINE_integer("bias_steps", 3, "Trajectories of the parameters per sweep.", lower_bound=1)
-flags.DEFINE_integer("field_every", 10, "Sweeps between stored fields.", lower_bound=1)
 flags.DEFINE_float(
-    "annealing_start", 0.01, "Power of the likelihood at the start of the warm-up; 1: no annealing."
+    "energy_error", None, "joint: variance of a step's energy error per dimension; 5e-6."
+)
+flags.DEFINE_integer(
+    "num_dense_shells",
+    None,
+    "joint: shells of the largest scales whose curvature is measured mode by mode; 4.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "field_leapfrog_steps", None, "gibbs: gradients per trajectory of the field; 32.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "bias_leapfrog_steps",
+    None,
+    "gibbs: gradients per trajectory of the parameters; 5.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "bias_steps", None, "gibbs: trajectories of the parameters per sweep; 3.", lower_bound=1
+)
+flags.DEFINE_float(
+    "annealing_start",
+    None,
+    "gibbs: power of the likelihood at the start of the warm-up; 0.01; 1: no annealing.",
 )
 flags.DEFINE_float("max_minutes", None, "Stop after so many minutes; the same command goes on.")
 flags.DEFINE_float(
@@ -46,6 +81,34 @@ flags.DEFINE_float(
     "min_ess", None, "Stop when none has fewer effective samples; --max_rhat is 1.01 then."
 )
 options.define_model_flags()
+
+_SETTINGS = (
+    "num_warmup",
+    "num_samples",
+    "num_chains",
+    "seed",
+    "field_every",
+    "gradients_per_sweep",
+    "energy_error",
+    "num_dense_shells",
+    "field_leapfrog_steps",
+    "bias_leapfrog_steps",
+    "bias_steps",
+    "annealing_start",
+)
+
+
+def _settings(scheme: Any) -> Any:
+    """The settings of a scheme, from the flags that were given."""
+    known = {field.name for field in dataclasses.fields(scheme)}
+    given = {name: getattr(FLAGS, name) for name in _SETTINGS if FLAGS[name].value is not None}
+    foreign = sorted(set(given) - known)
+    if foreign:
+        raise ValueError(
+            f"Invalid value for argument `{foreign[0]}`. Expected no such flag with "
+            f"--scheme={FLAGS.scheme}. Received: --{foreign[0]}={given[foreign[0]]}"
+        )
+    return scheme(**given)
 
 
 def main() -> None:
@@ -57,7 +120,7 @@ def main() -> None:
     from npe_tf.catalogue import read_fields
     from npe_tf.convergence import Limits
     from npe_tf.fourier import truncate
-    from npe_tf.inference import Progress, Settings, run_inference
+    from npe_tf.inference import JointSettings, Progress, Settings, run_inference
     from npe_tf.pretraining import load_parameters
 
     given = {
@@ -66,17 +129,8 @@ def main() -> None:
         if getattr(FLAGS, name) is not None
     }
     limits = Limits(**given) if given else None
-    settings = Settings(
-        num_warmup=FLAGS.num_warmup,
-        num_samples=FLAGS.num_samples,
-        num_chains=FLAGS.num_chains,
-        seed=FLAGS.seed,
-        field_leapfrog_steps=FLAGS.field_leapfrog_steps,
-        bias_leapfrog_steps=FLAGS.bias_leapfrog_steps,
-        bias_steps=FLAGS.bias_steps,
-        field_every=FLAGS.field_every,
-        annealing_start=FLAGS.annealing_start,
-    )
+    settings = _settings(JointSettings if FLAGS.scheme == "joint" else Settings)
+    num_processes = FLAGS.num_processes or min(settings.num_chains, os.cpu_count() or 1)
     config = options.config_from_flags()
     posterior = config.build(catalogue, completeness)
     theta = None if FLAGS.pretrained is None else load_parameters(FLAGS.pretrained, posterior.bias)
@@ -109,6 +163,8 @@ def main() -> None:
         say=line.say,
         max_seconds=None if FLAGS.max_minutes is None else 60.0 * FLAGS.max_minutes,
         limits=limits,
+        num_processes=num_processes,
+        build=functools.partial(config.build, catalogue, completeness),
     )
 
 

@@ -235,7 +235,7 @@ def run_inference(
         "parameters": list(posterior.bias.parameters.names),
         "initial_theta": "" if theta is None else theta.tobytes().hex(),
     }  # fmt: skip
-    if num_processes > 1 and build is None:
+    if build is None and num_processes > 1:
         raise ValueError(
             "Invalid value for argument `build`. Expected a function that makes the posterior in "
             f"another process. Received: build=None with num_processes={num_processes}"
@@ -257,11 +257,9 @@ def run_inference(
     with store, contextlib.ExitStack() as stack:
         saved = store.checkpoint()
         group: _Here | ChainWorkers
-        if num_processes > 1:
+        if build is not None and num_processes > 1:
             make = functools.partial(_chains_of, build, settings)
-            group = stack.enter_context(
-                ChainWorkers(make, settings.num_chains, num_processes, say)
-            )
+            group = stack.enter_context(ChainWorkers(make, settings.num_chains, num_processes, say))
         else:
             group = _Here(chains, say)
         if saved is None:
@@ -285,9 +283,7 @@ def run_inference(
 class _Here:
     """The chains of a run in this process, one after another."""
 
-    def __init__(
-        self, chains: Sequence[Chain | JointChain], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, chains: Sequence[Chain | JointChain], say: Callable[[str], None]) -> None:
         self._chains = chains
         self._say = say
 
@@ -334,7 +330,10 @@ def _mean_of_known(values: Sequence[float]) -> float:
 
 
 def _has_converged(
-    store: ChainStore, settings: Settings | JointSettings, limits: Limits, say: Callable[[str], None]
+    store: ChainStore,
+    settings: Settings | JointSettings,
+    limits: Limits,
+    say: Callable[[str], None],
 ) -> bool:
     """Whether what is stored is enough; says so, and what is worst if it is not."""
     done, warmup = store.num_committed, settings.num_warmup

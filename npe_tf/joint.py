@@ -10,9 +10,11 @@ prior:
    field of the wrong sign with a bias of the wrong sign is a mode of its own.
 2. *Settling.* The parameters are fitted to the field that was found, and the field moves on.
 3. *Learning.* The parameters are fitted once more, from several random starts, for their posterior
-   has several modes. The curvature of the block (largest scales and parameters) is measured, the frame is
-   set by it, and everything moves. Again for the later windows, in each of which the step size
-   adapts to an energy error per dimension.
+   has several modes. The curvature of the block (largest scales and parameters) is measured, the
+   frame is set by it, and everything moves. That of the modes hardly depends on where the chain is;
+   that of the parameters does, and one place says little of others. So every later window sets
+   their part by where the one before went and by the slopes it met. The step size adapts to an
+   energy error per dimension.
 4. *Burning in.* Nothing adapts any more.
 
 The dynamics is not adjusted by Metropolis tests; its bias is controlled by the energy error, see
@@ -25,7 +27,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -47,7 +49,11 @@ Array = NDArray[Any]
 _ANNEALING_START = 0.02
 _ANNEALING_FRACTION, _SETTLING_FRACTION, _BURN_IN_FRACTION = 0.2, 0.1, 0.15
 _ANNEALING_WINDOWS = 6
-_LEARNING_WINDOWS = 3
+# share of the learning at which each of its windows starts
+_LEARNING_WINDOWS = (0.0, 0.1, 0.25, 0.45, 0.7)
+# sweeps for which the frame so far counts against those of a window
+_FRAME_WEIGHT = 5.0
+_MOST_RESCALING = 1e3
 _COARSE_ERROR = 1e-3
 _FIRST_LEARNING_ERROR = 1e-4
 _FIRST_STEP = 0.02
@@ -146,9 +152,8 @@ class JointPlan:
         annealing = tuple(settling * piece // pieces for piece in range(pieces))
         start = settling + max(1, int(_SETTLING_FRACTION * num_warmup))
         frozen = num_warmup - max(1, int(_BURN_IN_FRACTION * num_warmup))
-        length = frozen - start
-        learning = tuple(start + length * i // _LEARNING_WINDOWS for i in range(_LEARNING_WINDOWS))
-        return cls(annealing, settling, learning, frozen)
+        starts = {start + int(share * (frozen - start)) for share in _LEARNING_WINDOWS}
+        return cls(annealing, settling, tuple(sorted(starts)), frozen)
 
     @property
     def annealed(self) -> int:
@@ -161,6 +166,67 @@ class JointPlan:
             return 1.0
         window = sum(start <= sweep for start in self.annealing) - 1
         return float(_ANNEALING_START ** (1.0 - window / len(self.annealing)))
+
+
+class Visits(NamedTuple):
+    """Where the parameters went in a window, in units of the frame, and how steep it was.
+
+    Attributes:
+        count: steps.
+        total: sum of the positions, `[P]`.
+        squares: sum of their outer products, `[P, P]`.
+        slopes: sum of the outer products of the gradients of the log density, `[P, P]`.
+    """
+
+    count: Any
+    total: Any
+    squares: Any
+    slopes: Any
+
+    @classmethod
+    def none(cls, size: int) -> Visits:
+        """Before the first step."""
+        square = tf.zeros([size, size], tf.float64)
+        return cls(tf.zeros([], tf.float64), tf.zeros([size], tf.float64), square, square)
+
+    def plus(self, position: Tensor, slope: Tensor) -> Visits:
+        """One step more."""
+        position, slope = tf.cast(position, tf.float64), tf.cast(slope, tf.float64)
+        return Visits(
+            self.count + 1.0,
+            self.total + position,
+            self.squares + position[:, tf.newaxis] * position,
+            self.slopes + slope[:, tf.newaxis] * slope,
+        )
+
+    def rescaling(self, num_sweeps: int) -> Array:
+        """The map `[P, P]` to units in which draws and slopes have inverse covariances.
+
+        The covariance of the draws and the inverse of that of the slopes are the same for a normal
+        distribution; else the former tells of the largest scale of each direction, as far as the
+        window was long enough, and the latter of the smallest. Their geometric mean has the least
+        Fisher divergence from the identity (Seyboldt, Carlson & Carpenter 2026, nutpie).
+
+        Args:
+            num_sweeps: of the window, for the weight of the identity beside them.
+        """
+        count = max(float(self.count), 1.0)
+        mean = np.asarray(self.total) / count
+        draws = np.asarray(self.squares) / count - np.outer(mean, mean)
+        slopes = np.asarray(self.slopes) / count
+        weight = num_sweeps / (num_sweeps + _FRAME_WEIGHT)
+        identity = np.eye(len(mean))
+        draws, slopes = (weight * x + (1.0 - weight) * identity for x in (draws, slopes))
+        root, inverse_root = (_power(slopes, power) for power in (0.5, -0.5))
+        middle = _power(root @ draws @ root, 0.5)
+        return _power(inverse_root @ middle @ inverse_root, 0.5)
+
+
+def _power(matrix: Array, power: float) -> Array:
+    """Power of a symmetric positive matrix, its eigenvalues bounded."""
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    values = np.clip(values, 1.0 / _MOST_RESCALING, _MOST_RESCALING)
+    return np.asarray((vectors * values**power) @ vectors.T)
 
 
 class JointSampler:
@@ -222,21 +288,34 @@ class JointSampler:
         return results
 
     def _adapt(
-        self, state: Tensor, results: Any, frame: Frame, beta: Tensor, error: Tensor, seed: Tensor
-    ) -> tuple[Tensor, Any, Tensor]:
+        self,
+        state: Tensor,
+        results: Any,
+        visits: Visits,
+        frame: Frame,
+        beta: Tensor,
+        error: Tensor,
+        seed: Tensor,
+    ) -> tuple[Tensor, Any, Visits, Tensor]:
         """A sweep in which the step size adapts; the mean error over its steps."""
         kernel = self._adaptation(frame, beta, error)
         count = self.settings.gradients_per_sweep
 
-        def body(step: Tensor, state: Tensor, results: Any, total: Tensor) -> tuple[Any, ...]:
+        size = self.posterior.bias.parameters.size
+
+        def body(
+            step: Tensor, state: Tensor, results: Any, visits: Visits, total: Tensor
+        ) -> tuple[Any, ...]:
             own = tf.random.experimental.stateless_fold_in(seed, step)
             state, results = kernel.one_step(state, results, seed=own)
             found = tf.cast(find_innermost(results, "squared_energy_error"), tf.float64)
-            return step + 1, state, results, total + found
+            (slope,) = find_innermost(results, "grads_target_log_prob")
+            visits = visits.plus(state[-size:], slope[-size:])
+            return step + 1, state, results, visits, total + found
 
-        start = (tf.constant(0), state, results, tf.constant(0.0, tf.float64))
-        _, state, results, total = tf.while_loop(lambda step, *_: step < count, body, start)
-        return state, results, total / (count * self.target.size)
+        start = (tf.constant(0), state, results, visits, tf.constant(0.0, tf.float64))
+        _, state, results, visits, total = tf.while_loop(lambda step, *_: step < count, body, start)
+        return state, results, visits, total / (count * self.target.size)
 
     def _sample(
         self, state: Tensor, results: Any, frame: Frame, seed: Tensor
@@ -280,7 +359,9 @@ class JointSampler:
         )
         number = tf.TensorSpec([], tf.float64)
         concrete = self.bootstrap.get_concrete_function(state, frame, number, number, number)
-        return [state, frame, concrete.structured_outputs]
+        square = tf.TensorSpec([size, size], tf.float64)
+        visits = Visits(number, tf.TensorSpec([size], tf.float64), square, square)
+        return [state, frame, concrete.structured_outputs, visits]
 
 
 class JointChain:
@@ -296,6 +377,7 @@ class JointChain:
         self.state: Tensor = None
         self.frame: Frame = Frame(None, None, None)
         self.results: Any = None
+        self.visits = Visits.none(sampler.posterior.bias.parameters.size)
         shape = sampler.posterior.grid.shape
         names = ("initial_mean", "initial_m2", "final_mean", "final_m2")
         self.moments = {name: np.zeros(shape, np.float32) for name in names}
@@ -347,7 +429,12 @@ class JointChain:
         return fitted.theta
 
     def _enter(
-        self, white_noise: Any, coordinates: Any, frame: Frame, sweep: int, step: float = _FIRST_STEP
+        self,
+        white_noise: Any,
+        coordinates: Any,
+        frame: Frame,
+        sweep: int,
+        step: float = _FIRST_STEP,
     ) -> None:
         """Go on in another frame from the same field and parameters."""
         sampler, settings = self.sampler, self.sampler.settings
@@ -359,6 +446,7 @@ class JointChain:
             tf.constant(frame.mixing, sampler.dtype),
         )
         self.state = tf.constant(sampler.target.state(white_noise, coordinates, frame))
+        self.visits = Visits.none(len(coordinates))
         self.results = sampler.bootstrap(
             self.state,
             self.frame,
@@ -374,11 +462,9 @@ class JointChain:
         coordinates = coordinates.numpy()
         step = float(find_innermost(self.results, "step_size")) / sampler.root
         if sweep > plan.learning[0]:
-            hessian = self._block_hessian()
-            # the frame is where the curvatures of earlier windows average to one
-            count = plan.learning.index(sweep)
-            mean = (hessian + count * np.eye(len(hessian))) / (count + 1)
-            frame = target.refined(self._numpy_frame(), mean)._replace(centre=coordinates)
+            before = plan.learning[plan.learning.index(sweep) - 1]
+            rescaling = self.visits.rescaling(sweep - before)
+            frame = target.rescaled(self._numpy_frame(), rescaling)._replace(centre=coordinates)
             self._enter(white_noise, coordinates, frame, sweep, 0.5 * step)
             return
         if sweep in (plan.settling, plan.learning[0]):
@@ -448,9 +534,10 @@ class JointChain:
                 goal = max(goal, _FIRST_LEARNING_ERROR)
             if sweep < plan.learning[0]:
                 goal = max(goal, _COARSE_ERROR)
-            self.state, self.results, error = sampler.adapt(
+            self.state, self.results, self.visits, error = sampler.adapt(
                 self.state,
                 self.results,
+                self.visits,
                 self.frame,
                 tf.constant(plan.inverse_temperature(sweep), tf.float64),
                 tf.constant(goal, tf.float64),
@@ -489,7 +576,8 @@ class JointChain:
 
     def to_checkpoint(self) -> dict[str, Array]:
         """All that is needed to go on, by name."""
-        flat = tf.nest.flatten([self.state, self.frame, self.results], expand_composites=True)
+        everything = [self.state, self.frame, self.results, self.visits]
+        flat = tf.nest.flatten(everything, expand_composites=True)
         return self._named([np.asarray(value) for value in flat])
 
     def checkpoint_template(self) -> dict[str, Array]:
@@ -502,7 +590,7 @@ class JointChain:
         structure = self.sampler.structure
         count = len(tf.nest.flatten(structure, expand_composites=True))
         flat = [tf.constant(arrays[f"{self.number}/state/{i}"]) for i in range(count)]
-        self.state, self.frame, self.results = tf.nest.pack_sequence_as(
+        self.state, self.frame, self.results, self.visits = tf.nest.pack_sequence_as(
             structure, flat, expand_composites=True
         )
         for name in self.moments:

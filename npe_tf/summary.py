@@ -147,6 +147,17 @@ class _Report:
             return None
         return Cost.of(*(self.store.read(name) for name in COST_COLUMNS))
 
+    def _moves(self, field: float, bias: float, joint: bool) -> str:
+        """One line on how the chains moved."""
+        if not joint:
+            return f"acceptance: field {field:.2f}, parameters {bias:.2f}"
+        error = self.store.read("energy_error")[self.warmup :]
+        step = self.store.read("step_size")[self.warmup :, :, 0]
+        return (
+            f"unadjusted dynamics: steps of {step.mean():.3f} sqrt(dimensions), energy error "
+            f"variance per dimension {np.nanmean(error):.1e}, {1 - field:.2%} of the sweeps refused"
+        )
+
     def summary(self, folder: Path | None, watts_per_core: float) -> Summary:
         """Everything."""
         convergence = convergence_of(self.store)
@@ -165,9 +176,14 @@ class _Report:
         observed = self.posterior.likelihood.num_haloes
 
         median_ess = float(np.nanmedian([row.ess for row in convergence.watched]))
-        # one per leapfrog step, and one because the other block has moved
-        per_trajectory = int(self.store.attributes["field_leapfrog_steps"]) + 1
-        gradients = self.num_samples * self.num_chains * per_trajectory
+        joint = self.store.attributes.get("scheme") == "joint"
+        # in turns: one per leapfrog step, and one because the other block has moved
+        per_sweep = (
+            int(self.store.attributes["gradients_per_sweep"])
+            if joint
+            else int(self.store.attributes["field_leapfrog_steps"]) + 1
+        )
+        gradients = self.num_samples * self.num_chains * per_sweep
         verdict = "CONVERGED" if converged else "NOT CONVERGED"
         lines = [
             f"{self.num_chains} chains, {self.warmup} sweeps of warm-up, {self.num_samples} of "
@@ -177,7 +193,7 @@ class _Report:
             "",
             diagnostics.format_table(others[:1]),
             "",
-            f"acceptance: field {field:.2f}, parameters {bias:.2f}",
+            self._moves(field, bias, joint),
             "worst of each kind (rank-normalised R-hat; effective sample size of bulk and tails):",
             *_worst_of_each_kind(convergence.by_kind),
             f"{gradients:,} gradients of the field after the warm-up; effective samples per 1,000: "

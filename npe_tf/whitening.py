@@ -72,8 +72,10 @@ class WhitenedPosterior:
         """Find the modes of the block."""
         grid = posterior.grid
         count = num_dense_shells
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or (
-            not 0 <= count <= grid.num_cells // 2
+        if (
+            isinstance(count, bool)
+            or not isinstance(count, (int, np.integer))
+            or (not 0 <= count <= grid.num_cells // 2)
         ):
             raise ValueError(
                 "Invalid value for argument `num_dense_shells`. Expected an integer from 0 to "
@@ -240,7 +242,9 @@ class WhitenedPosterior:
         delta = posterior.gravity(posterior.initial_field.amplify(modes))
         likelihood = posterior.log_likelihood(delta, tf.cast(theta, self.dtype))
         power = tf.square(tf.math.real(free)) + tf.square(tf.math.imag(free))
-        squares = tf.reduce_sum(tf.cast(power * tf.constant(self._parseval, self.dtype), tf.float64))
+        squares = tf.reduce_sum(
+            tf.cast(power * tf.constant(self._parseval, self.dtype), tf.float64)
+        )
         in_block = block[: block.shape[0] - self._num_parameters]
         squares += tf.reduce_sum(tf.cast(tf.square(in_block), tf.float64))
         prior = -0.5 * squares - 0.5 * self._num_field * math.log(2.0 * math.pi)
@@ -272,13 +276,15 @@ class WhitenedPosterior:
         Returns:
             `[n, M]`; two gradients each.
         """
+
         def row(number: Tensor) -> Tensor:
             unit = tf.one_hot(number, self.block_size, dtype=self.dtype)
             field = irfft3d(self._from_block(unit))
             shift = tf.concat([tf.reshape(field, [-1]), unit[-self._num_parameters :]], 0)
             shift *= tf.constant(step, self.dtype)
             ahead, behind = (
-                self.value_and_gradient(moved, frame)[1] for moved in (vector + shift, vector - shift)
+                self.value_and_gradient(moved, frame)[1]
+                for moved in (vector + shift, vector - shift)
             )
             return self._to_block(behind - ahead)[1] / (2.0 * step)
 
@@ -339,4 +345,19 @@ class WhitenedPosterior:
         values = np.maximum(np.abs(values), _SMALLEST_CURVATURE)
         root = (vectors / np.sqrt(values)) @ vectors.T
         mixing = np.asarray(frame.mixing, dtype=np.float64) @ root
+        return frame._replace(mixing=mixing.astype(self.dtype.as_numpy_dtype))
+
+    def rescaled(self, frame: Frame, rescaling: ArrayLike) -> Frame:
+        """The frame whose parameters are in other units.
+
+        Args:
+            frame: in whose units the map is.
+            rescaling: parameters of a state in `frame` as a map of those in the result, `[P, P]`.
+
+        Returns:
+            A frame that differs in its mixing.
+        """
+        mixing = np.array(frame.mixing, dtype=np.float64)
+        own = mixing[:, -self._num_parameters :]
+        mixing[:, -self._num_parameters :] = own @ np.asarray(rescaling, dtype=np.float64)
         return frame._replace(mixing=mixing.astype(self.dtype.as_numpy_dtype))

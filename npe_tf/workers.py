@@ -8,12 +8,13 @@ file; nothing is shared and nothing is written here.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class ChainWorkers:
             process = context.Process(
                 target=_work, args=(theirs, make_chains, numbers, threads), daemon=True
             )
-            process.start()
+            with _quiet():
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -100,10 +102,8 @@ class ChainWorkers:
     def close(self) -> None:
         """End the processes."""
         for pipe in self._pipes:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.send(("stop", None))
-            except OSError:
-                pass
         for process in self._processes:
             process.join(timeout=10)
             if process.is_alive():
@@ -127,7 +127,8 @@ class ChainWorkers:
         answers: dict[int, Any] = {}
         while len(answers) < len(self._pipes):
             waiting = [p for i, p in enumerate(self._pipes) if i not in answers]
-            for pipe in multiprocessing.connection.wait(waiting):
+            for ready in multiprocessing.connection.wait(waiting):
+                pipe: Any = ready
                 number = self._pipes.index(pipe)
                 try:
                     kind, content = pipe.recv()
@@ -147,6 +148,19 @@ class ChainWorkers:
                 else:
                     answers[number] = content
         return [answers[i] for i in range(len(self._pipes))]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Processes started here do not print what TensorFlow tells about its own build."""
+    name = "TF_CPP_MIN_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "3")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def _work(

@@ -1,25 +1,43 @@
-"""Parameters of the neural bias model for which the line through psi means the same everywhere.
+"""Coordinates of the neural bias model in which its posterior is less bent.
 
-The head of the paper's network reads six lines w psi + b off one number psi, and psi itself depends
-on the kernel and its bias: what a change of the kernel does to the scale and the origin of psi, the
-lines undo. In the coordinates here the lines are written for psi of mean zero and variance one,
-over voxels of a reference field that never changes:
+The paper's network reads 3T lines w psi + b off one number psi, psi is a softplus of a sum over a
+kernel, and the lines are amplitudes, means and widths of T components. Written in its weights the
+posterior is a set of curved ridges: along most of them the mass function hardly changes, for what
+one weight does another undoes. The coordinates here are quantities of the mass function itself:
 
-    w psi + b = w' (psi - m) / s + b',     w' = w s,     b' = b + w m,
+* *Kernel.* Over voxels of a reference field that never changes the sum has a standard deviation s.
+  Scaling the kernel, once psi is a straight line or a kink, changes nothing that a line could not
+  undo. The length of the kernel in the norm s counts as asinh(s / s0), its direction stays, and the
+  bias counts in units of s.
+* *Lines* are written for psi of mean zero and variance one over the reference,
 
-m and s being functions of the kernel and its bias alone. This straightens most of the long bent
-ridge of the posterior, and its volume element is s for each line.
+    w psi + b = w' (psi - m) / v + b',     w' = w v,     b' = b + w m.
+
+* *Components.* b' is the mass function of the mean psi. For normals in log mass it is told by the
+  haloes that it has above the threshold, log N, the log of their mean excess of log mass,
+  log e, and asinh(z), z being how many widths the threshold lies above the mean:
+
+    e = sigma (h(z) - z),     log N = log alpha + log Q(z),
+
+  with Q the upper tail of the standard normal and h its hazard. N and e are what the data know; a
+  component far below the threshold is close to a power law in mass, whatever its z. The w' are
+  told by the change of the three per unit of (psi - m) / v.
+
+All maps are explicit in both directions and so are their volume elements.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
 from layers import MixtureDensity, MultipoleConv3D
+from layers.components import component_family
 from npe_tf.bias.neural import NeuralBias
 
 __all__ = [
@@ -32,6 +50,8 @@ __all__ = [
 Tensor = Any
 
 _NUM_REFERENCE = 4096
+# far below any kernel that does something: s is then close to exp(|q|)
+_SMALLEST_KERNEL = 1e-3
 
 
 class ParameterCoordinates(Protocol):
@@ -58,19 +78,37 @@ class PlainParameters:
         return np.asarray(theta, dtype=np.float64)
 
 
+class NormalHead(NamedTuple):
+    """What the lines of a `MixtureDensity` of normals in log mass start from.
+
+    Attributes:
+        amplitude: a0, added to the line of every amplitude.
+        width: s0, added to that of every width.
+    """
+
+    amplitude: float
+    width: float
+
+
 class StandardisedParameters:
     """The coordinates of this module.
 
+    In order: the kernel's S numbers and that of its bias; the slopes, then the offsets of the 3T
+    lines (amplitudes, means, widths), or what stands for them.
+
     Args:
         responses: of the shells of the kernel, in the voxels of the reference field, `[R, S]`.
-        num_lines: lines through psi, three for each component. Behind the kernel's S weights and
-            its bias, theta holds the slopes and the offsets of every third of them in turn.
+        num_lines: 3T. Behind the kernel's S weights and its bias, theta holds the slopes and the
+            offsets of every third of them in turn.
+        head: of normals in log mass; lines of other heads stay lines.
 
     Raises:
-        ValueError: if the responses are not finite or not of this shape.
+        ValueError: if the responses are not finite, not of this shape or not independent.
     """
 
-    def __init__(self, responses: ArrayLike, num_lines: int) -> None:
+    def __init__(
+        self, responses: ArrayLike, num_lines: int, head: NormalHead | None = None
+    ) -> None:
         """Check the arguments and find the lines."""
         table = np.asarray(responses, dtype=np.float64)
         if table.ndim != 2 or not len(table) or not np.all(np.isfinite(table)):
@@ -84,8 +122,20 @@ class StandardisedParameters:
                 "Invalid value for argument `num_lines`. Expected a positive multiple of 3. "
                 f"Received: num_lines={num_lines!r}"
             )
+        covariance = np.atleast_2d(np.cov(table, rowvar=False, bias=True))
+        values, vectors = np.linalg.eigh(covariance)
+        if not values[0] > 1e-12 * values[-1]:
+            raise ValueError(
+                "Invalid value for argument `responses`. Expected shells that differ over the "
+                f"reference field. Received: eigenvalues {values} of their covariance"
+            )
         self._responses = table
+        self._mean_response = table.mean(axis=0)
+        # kernels in whose norm every direction is alike
+        self._whiten = (vectors * np.sqrt(values)) @ vectors.T
+        self._num_shells = table.shape[1]
         self._num_lines = num_lines
+        self._head = head
         each, self._start = num_lines // 3, table.shape[1] + 1
         thirds = self._start + 2 * each * np.arange(3)[:, np.newaxis]
         self._slopes = (thirds + np.arange(each)).ravel()
@@ -94,18 +144,6 @@ class StandardisedParameters:
         # where each of [kernel and bias, slopes, offsets] goes
         order = np.concatenate([np.arange(self._start), self._slopes, self._offsets])
         self._place = np.argsort(order)
-
-    def _moments(self, engine: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of psi for the kernel's weights and bias, `[S + 1]`."""
-        psi = tf.math.softplus(tf.linalg.matvec(self._responses, engine[:-1]) + engine[-1])
-        return tf.reduce_mean(psi), tf.math.reduce_std(psi)
-
-    def _parts(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return (
-            vector[: self._start],
-            tf.gather(vector, self._slopes),
-            tf.gather(vector, self._offsets),
-        )
 
     def theta(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """Bias parameters.
@@ -116,11 +154,17 @@ class StandardisedParameters:
         Returns:
             Parameters `[size]`, and the log of the volume that a unit of volume becomes.
         """
-        engine, slopes, offsets = self._parts(coordinates)
-        mean, width = self._moments(engine)
+        first, last = self._start, self._start + self._num_lines
+        kernel, bias, log_volume = self._kernel(coordinates[: first - 1], coordinates[first - 1])
+        slopes, offsets = coordinates[first:last], coordinates[last:]
+        if self._head is not None:
+            slopes, offsets, log_jacobian = self._lines(slopes, offsets, self._head)
+            log_volume += 2.0 * log_jacobian
+        mean, width = self._moments(kernel, bias)
         slopes = slopes / width
-        joined = tf.concat([engine, slopes, offsets - slopes * mean], 0)
-        return tf.gather(joined, self._place), -self._num_lines * tf.math.log(width)
+        joined = tf.concat([kernel, bias[tf.newaxis], slopes, offsets - slopes * mean], 0)
+        log_volume -= self._num_lines * tf.math.log(width)
+        return tf.gather(joined, self._place), log_volume
 
     def coordinates(self, theta: ArrayLike) -> NDArray[np.float64]:
         """Inverse of `theta`.
@@ -131,10 +175,101 @@ class StandardisedParameters:
         Returns:
             Coordinates `[size]`.
         """
-        engine, slopes, offsets = self._parts(tf.constant(np.asarray(theta, dtype=np.float64)))
-        mean, width = self._moments(engine)
-        joined = tf.concat([engine, slopes * width, offsets + slopes * mean], 0)
-        return np.asarray(tf.gather(joined, self._place))
+        vector = np.asarray(theta, dtype=np.float64)
+        kernel, bias = vector[: self._num_shells], vector[self._num_shells]
+        mean, width = (np.asarray(x) for x in self._moments(tf.constant(kernel), tf.constant(bias)))
+        slopes, offsets = vector[self._slopes] * width, vector[self._offsets]
+        offsets = offsets + vector[self._slopes] * mean
+        if self._head is not None:
+            slopes, offsets = self._components(slopes, offsets, self._head)
+        length = self._whiten @ kernel
+        s = np.linalg.norm(length)
+        radius = np.arcsinh(s / _SMALLEST_KERNEL)
+        direction = length * (radius / s if s > 0 else 1.0 / _SMALLEST_KERNEL)
+        place = (bias + kernel @ self._mean_response) / np.hypot(s, _SMALLEST_KERNEL)
+        return np.concatenate([direction, [place], slopes, offsets])
+
+    def _kernel(self, direction: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Kernel `[S]`, its bias, and the log volume."""
+        # no root of zero, whose slope is infinite
+        radius = tf.sqrt(tf.reduce_sum(tf.square(direction)) + 1e-30)
+        growth = _SMALLEST_KERNEL * tf.sinh(radius) / radius
+        length = growth * direction
+        s = _SMALLEST_KERNEL * tf.cosh(radius)
+        kernel = tf.linalg.matvec(np.linalg.inv(self._whiten), length)
+        bias = place * s - tf.reduce_sum(kernel * self._mean_response)
+        log_volume = 2.0 * tf.math.log(s) + (self._num_shells - 1) * tf.math.log(growth)
+        log_determinant = float(np.linalg.slogdet(self._whiten)[1])
+        return kernel, bias, log_volume - log_determinant
+
+    def _moments(self, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of psi."""
+        psi = tf.math.softplus(tf.linalg.matvec(self._responses, kernel) + bias)
+        return tf.reduce_mean(psi), tf.math.reduce_std(psi)
+
+    def _lines(
+        self, changes: Tensor, values: Tensor, head: NormalHead
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes, offsets, and the log volume of either, from the components' quantities."""
+        log_number, log_excess, asinh_z = tf.unstack(tf.reshape(values, [3, -1]))
+        by_number, by_excess, by_z = tf.unstack(tf.reshape(changes, [3, -1]))
+        z = tf.sinh(asinh_z)
+        by_z *= tf.cosh(asinh_z)
+        log_tail = _log_tail(z)
+        hazard = tf.exp(-0.5 * tf.square(z) - 0.5 * math.log(2.0 * math.pi) - log_tail)
+        beyond = hazard - z
+        scale = tf.exp(log_excess) / beyond
+        amplitude = tf.exp(log_number - log_tail)
+        # derivatives along psi
+        by_log_amplitude = by_number + hazard * by_z
+        by_log_scale = by_excess - (hazard * beyond - 1.0) / beyond * by_z
+        by_mean = -scale * (by_z + z * by_log_scale)
+        mean = -z * scale
+        per_amplitude = amplitude / -tf.math.expm1(-amplitude)
+        per_scale = scale / -tf.math.expm1(-scale)
+        offsets = [_inverse_softplus(amplitude) - head.amplitude, _steps(mean)]
+        slopes = [per_amplitude * by_log_amplitude, _steps(by_mean)]
+        offsets.append(_inverse_softplus(scale) - head.width)
+        slopes.append(per_scale * by_log_scale)
+        volume = per_amplitude * per_scale * scale * tf.cosh(asinh_z)
+        log_volume = tf.reduce_sum(tf.math.log(volume))
+        return tf.concat(slopes, 0), tf.concat(offsets, 0), log_volume
+
+    def _components(
+        self, slopes: NDArray[np.float64], offsets: NDArray[np.float64], head: NormalHead
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Inverse of `_lines`."""
+        line_amplitude, line_mean, line_scale = offsets.reshape(3, -1)
+        by_amplitude, by_mean, by_scale = slopes.reshape(3, -1)
+        amplitude = np.logaddexp(0.0, line_amplitude + head.amplitude)
+        scale = np.logaddexp(0.0, line_scale + head.width)
+        mean = np.cumsum(line_mean)
+        by_log_amplitude = by_amplitude * -np.expm1(-amplitude) / amplitude
+        by_log_scale = by_scale * -np.expm1(-scale) / scale
+        z = -mean / scale
+        log_tail = np.asarray(_log_tail(tf.constant(z)))
+        hazard = np.exp(-0.5 * z**2 - 0.5 * math.log(2.0 * math.pi) - log_tail)
+        beyond = hazard - z
+        by_z = -np.cumsum(by_mean) / scale - z * by_log_scale
+        by_number = by_log_amplitude - hazard * by_z
+        by_excess = by_log_scale + (hazard * beyond - 1.0) / beyond * by_z
+        values = [np.log(amplitude) + log_tail, np.log(scale * beyond), np.arcsinh(z)]
+        changes = [by_number, by_excess, by_z / np.sqrt(1.0 + z**2)]
+        return np.concatenate(changes), np.concatenate(values)
+
+
+def _log_tail(z: Tensor) -> Tensor:
+    """Log of the standard normal's probability above z."""
+    return tfp.distributions.Normal(tf.zeros([], z.dtype), 1.0).log_survival_function(z)
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + tf.math.log(-tf.math.expm1(-y))
+
+
+def _steps(means: Tensor) -> Tensor:
+    """The first, and the difference of each other to the one before it."""
+    return tf.concat([means[:1], means[1:] - means[:-1]], 0)
 
 
 def parameter_coordinates(bias: NeuralBias, delta: ArrayLike) -> ParameterCoordinates:
@@ -160,13 +295,21 @@ def parameter_coordinates(bias: NeuralBias, delta: ArrayLike) -> ParameterCoordi
     )
     if not paper:
         return PlainParameters()
+    engine, mixture = hidden
     inputs = tf.constant(np.asarray(delta), bias.dtype)[tf.newaxis, ..., tf.newaxis]
     for layer in bias.model.layers[1:]:
-        if layer is hidden[0]:
+        if layer is engine:
             break
         inputs = layer(inputs)
-    responses = np.asarray(hidden[0].shell_responses(inputs), dtype=np.float64)
-    num_shells = len(hidden[0].trainable_variables[0].numpy().ravel())
+    responses = np.asarray(engine.shell_responses(inputs), dtype=np.float64)
+    num_shells = len(engine.trainable_variables[0].numpy().ravel())
     table = responses.reshape(-1, num_shells)
     chosen = np.unique(np.linspace(0, len(table) - 1, _NUM_REFERENCE).astype(int))
-    return StandardisedParameters(table[chosen], (bias.parameters.size - num_shells - 1) // 2)
+    head = None
+    if bias.family == component_family("normal", "log_mass"):
+        head = NormalHead(
+            math.log(math.expm1(mixture.initial_amplitude)),
+            math.log(math.expm1(mixture.initial_width)),
+        )
+    num_lines = (bias.parameters.size - num_shells - 1) // 2
+    return StandardisedParameters(table[chosen], num_lines, head)
