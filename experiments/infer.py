@@ -80,6 +80,11 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "min_ess", None, "Stop when none has fewer effective samples; --max_rhat is 1.01 then."
 )
+flags.DEFINE_bool(
+    "preconditioned",
+    None,
+    "gibbs: measure the curvature of both blocks; true. Without it the paper's unit masses.",
+)
 options.define_model_flags()
 
 _SETTINGS = (
@@ -95,6 +100,7 @@ _SETTINGS = (
     "bias_leapfrog_steps",
     "bias_steps",
     "annealing_start",
+    "preconditioned",
 )
 
 

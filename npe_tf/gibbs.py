@@ -65,6 +65,8 @@ class Settings:
         field_every: sweeps between stored fields.
         annealing_start: power of the likelihood in the first sweep of the warm-up; 1 for a warm-up
             without annealing.
+        preconditioned: whether the curvature of both blocks is measured; else the field has unit
+            mass and the BFGS history of the parameters starts at the identity, as in the paper.
     """
 
     num_warmup: int = 200
@@ -78,6 +80,7 @@ class Settings:
     bias_target_accept: float = 0.9
     field_every: int = 10
     annealing_start: float = 0.01
+    preconditioned: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -320,6 +323,13 @@ class Chain:
 
     def open_window(self, sweep: int) -> None:
         """Measure the curvature where the chain stands and restart the step sizes."""
+        if self.sampler.settings.preconditioned:
+            self._measure(sweep)
+        self.steps = [StepSize(step.average) for step in self.steps]
+        self._set_steps([step.centre for step in self.steps])
+
+    def _measure(self, sweep: int) -> None:
+        """Set the mass of the field and the Hessian of the parameters by where the chain stands."""
         sampler, (white_noise, theta) = self.sampler, self.state
         displacement = np.sqrt(self.variance) if sweep else np.full(sampler.num_shells, 0.1)
         curvature = sampler.probe_field(
@@ -337,8 +347,6 @@ class Chain:
         if sweep >= sampler.plan.annealed:
             bias = self._with_measured_hessian(bias)
         self.results = self.results._replace(block_results=(field, bias))
-        self.steps = [StepSize(step.average) for step in self.steps]
-        self._set_steps([step.centre for step in self.steps])
 
     def _with_measured_hessian(self, bias: Any) -> Any:
         """Kernel results of the parameters with the Hessian of where the chain stands."""

@@ -36,6 +36,9 @@ Array = NDArray[Any]
 
 _FIELD, _BIAS = 0, 1
 
+# settings of which files from before there was a choice say nothing, like the scheme
+_LATER = {"preconditioned": True}
+
 CHECK_EVERY = 50
 """Sweeps between looks at convergence."""
 
@@ -223,10 +226,9 @@ def run_inference(
     joint = isinstance(settings, JointSettings)
     identity = {
         **(attributes or {}),
-        # a file from before there was a choice names no scheme
         **({"scheme": "joint"} if joint else {}),
         **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)
-           if f.name != "num_samples"},
+           if f.name != "num_samples" and getattr(settings, f.name) != _LATER.get(f.name)},
         "num_cells": posterior.grid.num_cells,
         "box_size": posterior.grid.box_size,
         "num_haloes": posterior.likelihood.num_haloes,
