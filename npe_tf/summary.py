@@ -16,6 +16,7 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.convergence import Limits, convergence_of, worst_ess, worst_rhat
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
+from npe_tf.field_checks import FieldChecks, check_fields
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.posterior import PosteriorConfig
 
@@ -46,6 +47,7 @@ class Summary:
         observed: haloes that count.
         expected: expected haloes in stored samples, `[S]`.
         figures: files written.
+        fields: checks of the stored fields after the warm-up; `None` if there are fewer than two.
     """
 
     text: str
@@ -57,6 +59,7 @@ class Summary:
     observed: int
     expected: Array
     figures: list[Path]
+    fields: FieldChecks | None = None
 
 
 def summarise(
@@ -141,6 +144,20 @@ class _Report:
             for row, chain in (pairs[i] for i in kept)
         ]
 
+    def check_fields(self) -> FieldChecks | None:
+        """The stored fields after the warm-up against the prior, and the truth if there is one."""
+        column = self.store.columns["white_noise"]
+        rows = range(self.warmup // column.every, self.store.num_committed // column.every)
+        if len(rows) * self.num_chains < 2:
+            return None
+        fields = (
+            field for row in rows for field in self.store.read("white_noise", row, row + 1)[0]
+        )
+        truth = self.truth
+        if truth is not None:
+            truth = self.posterior.initial_field.white_noise(truth)
+        return check_fields(fields, self.grid, truth)
+
     def cost(self) -> Cost | None:
         """Of the whole run, its warm-up included; runs from before it was measured have none."""
         if not set(COST_COLUMNS) <= set(self.store.columns):
@@ -220,13 +237,25 @@ class _Report:
                 "  k [h/Mpc] " + " ".join(f"{value:7.3f}" for value in k),
                 "  r(k)      " + " ".join(f"{value:7.3f}" for value in r),
             ]
+        fields = self.check_fields()
+        if fields is not None:
+            shares = "; share of the true numbers in the posterior's intervals"
+            lines += [
+                "",
+                "white noise of the stored fields by shell: power over the prior's; departure in "
+                f"standard deviations of the prior{'' if r is None else shares}",
+                fields.table(),
+                f"chi^2 of the departures: {fields.chi_squared:.1f} for {len(fields.k)} shells",
+            ]
         text = "\n".join(lines)
         files: list[Path] = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "summary.txt").write_text(text + "\n")
             files = self._draw(folder, k, r, initial_mean, initial_sd, environments)
-        return Summary(text, converged, rows, (field, bias), k, r, observed, expected, files)
+        return Summary(
+            text, converged, rows, (field, bias), k, r, observed, expected, files, fields
+        )
 
     def _draw(
         self,
