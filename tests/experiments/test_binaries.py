@@ -20,7 +20,8 @@ from tests.npe_tf.mock import draw_catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    "--grid=8", "--num_warmup=4", "--num_samples=4", "--field_leapfrog_steps=2", "--field_every=2"
+    "--scheme=gibbs", "--grid=8", "--num_warmup=4", "--num_samples=4", "--num_processes=1",
+    "--field_leapfrog_steps=2", "--field_every=2",
 ]  # fmt: skip
 
 
@@ -74,6 +75,9 @@ def test_pretrain_infer_summarise(folder, catalogue):
         assert file["constants/true_delta_linear"].shape == (8, 8, 8)
     printed, _ = run("infer", *arguments)
     assert "going on after sweep 8 of 8" in printed
+    _, complained = run("infer", *arguments, "--energy_error=1e-6", status=2)
+    assert "--scheme=gibbs" in complained
+    assert "--energy_error" in complained
     other = [f"--catalogue={catalogue}", f"--output={output}", *SMALL, "--seed=7",
              "--component_family=tapered_pareto"]  # fmt: skip
     _, complained = run("infer", *other, status=2)
@@ -85,7 +89,8 @@ def test_pretrain_infer_summarise(folder, catalogue):
     printed, complained = run("summarise", f"--run={output}", f"--netcdf={netcdf}")
     for part in (
         "kernel_weights[0, 0, 0]", "ESS", "R-hat", "acceptance: field", "NOT CONVERGED",
-        "haloes: ", "correlation of the posterior mean", "12 figures", "core-hours", "kWh",
+        "haloes: ", "correlation of the posterior mean", "in 68%", "12 figures", "core-hours",
+        "kWh",
         "voxels: ", "mass function: ", f"chains in {netcdf}",
     ):  # fmt: skip
         assert part in printed
@@ -196,6 +201,23 @@ def test_a_missing_dataset_lists_what_is_there(tmp_path):
     )
     assert "halos/mass" in complained
     assert "halos/position" in complained
+
+
+def test_the_joint_scheme_in_two_processes(folder, catalogue):
+    output = folder / "joint"
+    arguments = [
+        f"--catalogue={catalogue}", f"--output={output}", "--grid=8", "--num_warmup=10",
+        "--num_samples=4", "--num_chains=2", "--num_processes=2", "--gradients_per_sweep=3",
+        "--field_every=2",
+    ]  # fmt: skip
+    printed, complained = run("infer", *arguments)
+    assert "sampling 14/14" in printed
+    assert "chain 1: parameters fitted to its field" in printed
+    assert complained == ""
+    printed, complained = run("summarise", f"--run={output}")
+    for part in ("24 gradients", "energy error", "unadjusted", "in 95%", "chi^2"):
+        assert part in printed
+    assert complained == ""
 
 
 @pytest.mark.parametrize(
