@@ -33,7 +33,7 @@ flags.DEFINE_enum(
     "Field and parameters together (microcanonical dynamics), or in turns as in the paper.",
 )
 # without a value they are the scheme's own, see npe_tf.JointSettings and npe_tf.Settings
-flags.DEFINE_integer("num_warmup", None, "Sweeps of warm-up; 120 (gibbs: 200).", lower_bound=2)
+flags.DEFINE_integer("num_warmup", None, "Sweeps of warm-up; 160 (gibbs: 200).", lower_bound=2)
 flags.DEFINE_integer("num_samples", None, "Sweeps that count; 800 (gibbs: 400).", lower_bound=1)
 flags.DEFINE_integer("num_chains", None, "Independent chains; 4 (gibbs: 2).", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Of everything random; 0.", lower_bound=0)

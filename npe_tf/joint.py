@@ -58,7 +58,7 @@ _COARSE_ERROR = 1e-3
 _FIRST_LEARNING_ERROR = 1e-4
 _FIRST_STEP = 0.02
 _ANNEALING_LENGTH = 0.3
-_NUM_STARTS = 3
+_NUM_STARTS = 4
 _NEVER = 2**30
 # a hundred times what a sweep's energy changes by on the largest meshes tried
 _MAX_ENERGY_CHANGE = 1000.0
@@ -82,7 +82,8 @@ class JointSettings:
         energy_error: variance of the energy error of a step per dimension, which sets the step
             size.
         decoherence_length: over which the direction is forgotten, in units of the square root of
-            the number of dimensions.
+            the number of dimensions. Several of them, for the widest directions of the posterior
+            are several times wider than their curvature says.
         num_dense_shells: shells of wavenumber in the dense block, see `WhitenedPosterior`.
         field_every: sweeps between stored fields.
 
@@ -90,13 +91,13 @@ class JointSettings:
         ValueError: if one is out of range.
     """
 
-    num_warmup: int = 120
+    num_warmup: int = 160
     num_samples: int = 800
     num_chains: int = 4
     seed: int = 0
     gradients_per_sweep: int = 20
     energy_error: float = 5e-6
-    decoherence_length: float = 1.6
+    decoherence_length: float = 6.0
     num_dense_shells: int = 4
     field_every: int = 10
 
