@@ -237,6 +237,11 @@ def run_inference(
         "parameters": list(posterior.bias.parameters.names),
         "initial_theta": "" if theta is None else theta.tobytes().hex(),
     }  # fmt: skip
+    if not 1 <= num_processes <= settings.num_chains:
+        raise ValueError(
+            "Invalid value for argument `num_processes`. Expected an integer from 1 to the "
+            f"{settings.num_chains} chains. Received: num_processes={num_processes!r}"
+        )
     if build is None and num_processes > 1:
         raise ValueError(
             "Invalid value for argument `build`. Expected a function that makes the posterior in "

@@ -13,9 +13,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,7 @@ class ChainWorkers:
 
     Raises:
         ValueError: if there are more processes than chains.
+        ChildProcessError: from any method, if a process has ended.
     """
 
     def __init__(
@@ -59,13 +62,17 @@ class ChainWorkers:
         threads = max(1, (os.cpu_count() or 1) // num_processes)
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
+        self._said: list[IO[bytes]] = []
+        self._files = stack = contextlib.ExitStack()
         for numbers in self._dealt:
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_work, args=(theirs, make_chains, numbers, threads), daemon=True
             )
-            with _quiet():
+            said = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+            with _stderr_to(said):
                 process.start()
+            self._said.append(said)
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -78,7 +85,8 @@ class ChainWorkers:
         """Go on from the checkpoint of all chains."""
         for pipe, numbers in zip(self._pipes, self._dealt, strict=True):
             own = {k: v for k, v in arrays.items() if int(k.split("/", 1)[0]) in numbers}
-            pipe.send(("from_checkpoint", own))
+            with contextlib.suppress(OSError):
+                pipe.send(("from_checkpoint", own))
         self._collect()
 
     def advance(self, sweep: int) -> tuple[list[dict[str, Any]], dict[str, Array], float]:
@@ -108,6 +116,7 @@ class ChainWorkers:
             process.join(timeout=10)
             if process.is_alive():
                 process.kill()
+        self._files.close()
 
     def __enter__(self) -> ChainWorkers:
         """Itself."""
@@ -119,7 +128,9 @@ class ChainWorkers:
 
     def _ask(self, what: str, argument: Any) -> list[Any]:
         for pipe in self._pipes:
-            pipe.send((what, argument))
+            # of a process that is no more, the answer tells
+            with contextlib.suppress(OSError):
+                pipe.send((what, argument))
         return self._collect()
 
     def _collect(self) -> list[Any]:
@@ -133,11 +144,12 @@ class ChainWorkers:
                 try:
                     kind, content = pipe.recv()
                 except EOFError:
+                    self._processes[number].join(timeout=10)
                     code = self._processes[number].exitcode
-                    raise RuntimeError(
+                    raise ChildProcessError(
                         f"The process of chains {self._dealt[number]} ended, exit code {code} "
                         "(-9: killed, often for want of memory). What was committed is kept; the "
-                        "same command goes on"
+                        f"same command goes on. It said last:\n{_tail(self._said[number])}"
                     ) from None
                 if kind == "say":
                     self._say(content)
@@ -151,16 +163,25 @@ class ChainWorkers:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Processes started here do not print what TensorFlow tells about its own build."""
-    name = "TF_CPP_MIN_LOG_LEVEL"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, "3")
+def _stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """Processes started here write their standard error into a file.
+
+    TensorFlow tells there about its own build as it is imported, before anything can ask it not to.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _tail(file: IO[bytes], num_lines: int = 5) -> str:
+    file.seek(0)
+    lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines[-num_lines:])
 
 
 def _work(

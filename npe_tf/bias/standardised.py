@@ -23,7 +23,8 @@ one weight does another undoes. The coordinates here are quantities of the mass 
   component far below the threshold is close to a power law in mass, whatever its z. The w' are
   told by the change of the three per unit of (psi - m) / v.
 
-All maps are explicit in both directions and so are their volume elements.
+All maps are explicit in both directions and so are their volume elements. They lose digits where a
+component lies a thousand of its widths below the threshold, and has no haloes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ Tensor = Any
 _NUM_REFERENCE = 4096
 # far below any kernel that does something: s is then close to exp(|q|)
 _SMALLEST_KERNEL = 1e-3
+# where the series of h(z) - z in 1 / z beats the difference
+_FAR = 50.0
 
 
 class ParameterCoordinates(Protocol):
@@ -215,9 +218,7 @@ class StandardisedParameters:
         by_number, by_excess, by_z = tf.unstack(tf.reshape(changes, [3, -1]))
         z = tf.sinh(asinh_z)
         by_z *= tf.cosh(asinh_z)
-        log_tail = _log_tail(z)
-        hazard = tf.exp(-0.5 * tf.square(z) - 0.5 * math.log(2.0 * math.pi) - log_tail)
-        beyond = hazard - z
+        log_tail, hazard, beyond = _upper_tail(z)
         scale = tf.exp(log_excess) / beyond
         amplitude = tf.exp(log_number - log_tail)
         # derivatives along psi
@@ -247,9 +248,7 @@ class StandardisedParameters:
         by_log_amplitude = by_amplitude * -np.expm1(-amplitude) / amplitude
         by_log_scale = by_scale * -np.expm1(-scale) / scale
         z = -mean / scale
-        log_tail = np.asarray(_log_tail(tf.constant(z)))
-        hazard = np.exp(-0.5 * z**2 - 0.5 * math.log(2.0 * math.pi) - log_tail)
-        beyond = hazard - z
+        log_tail, hazard, beyond = (np.asarray(x) for x in _upper_tail(tf.constant(z)))
         by_z = -np.cumsum(by_mean) / scale - z * by_log_scale
         by_number = by_log_amplitude - hazard * by_z
         by_excess = by_log_scale + (hazard * beyond - 1.0) / beyond * by_z
@@ -258,9 +257,26 @@ class StandardisedParameters:
         return np.concatenate(changes), np.concatenate(values)
 
 
-def _log_tail(z: Tensor) -> Tensor:
-    """Log of the standard normal's probability above z."""
-    return tfp.distributions.Normal(tf.zeros([], z.dtype), 1.0).log_survival_function(z)
+def _upper_tail(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the standard normal above z: log probability, hazard h(z), and h(z) - z."""
+    negative, far = z < 0.0, z > _FAR
+    # each branch sees harmless values where another is taken, so that gradients are finite
+    low = tf.where(negative, z, 0.0)
+    low_tail = tfp.distributions.Normal(tf.zeros([], z.dtype), 1.0).log_survival_function(low)
+    low_hazard = tf.exp(_log_normal(low) - low_tail)
+    high = tf.where(negative, tf.zeros_like(z), z)
+    high_hazard = math.sqrt(2.0 / math.pi) / tfp.math.erfcx(high / math.sqrt(2.0))
+    large = tf.where(far, z, tf.fill(tf.shape(z), tf.constant(_FAR, z.dtype)))
+    inverse = 1.0 / large
+    step = tf.square(inverse)
+    series = inverse * (1.0 - step * (2.0 - step * (10.0 - step * 74.0)))
+    hazard = tf.where(negative, low_hazard, high_hazard)
+    log_tail = tf.where(negative, low_tail, _log_normal(high) - tf.math.log(high_hazard))
+    return log_tail, hazard, tf.where(far, series, hazard - z)
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    return -0.5 * tf.square(z) - 0.5 * math.log(2.0 * math.pi)
 
 
 def _inverse_softplus(y: Tensor) -> Tensor:
