@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
+from tensorflow.compiler.tf2xla.python import xla
 
 from npe_tf.fourier import irfft3d, rfft3d
 from npe_tf.statistics import assignment_window
@@ -47,46 +48,43 @@ Tensor = Any
 
 
 class _Stencil(NamedTuple):
-    """The vertices along each axis among which a particle is shared, two or three of them.
+    """The vertices along each axis among which a particle is shared: one, two or three in a row.
 
     Attributes:
-        vertex: their numbers, `[3, P]` int32 each.
+        first: number of the first, `[3, P]` int32 from 0 to N-1; the others may be past the end.
         weight: the particle's share, `[3, P]` each.
         slope: derivative of the share with respect to the position, `[3, P]` each.
     """
 
-    vertex: list[Tensor]
+    first: Tensor
     weight: list[Tensor]
     slope: list[Tensor]
 
 
 def _nearest_stencil(positions: Tensor, num_cells: int) -> _Stencil:
-    vertex = tf.math.floormod(tf.cast(tf.round(positions), tf.int32), num_cells)
-    return _Stencil([vertex], [tf.ones_like(positions)], [tf.zeros_like(positions)])
+    first = _wrap(tf.round(positions), num_cells)
+    return _Stencil(first, [tf.ones_like(positions)], [tf.zeros_like(positions)])
 
 
 def _cloud_in_cell_stencil(positions: Tensor, num_cells: int) -> _Stencil:
     floor = tf.floor(positions)
     d = positions - floor
-    low = tf.math.floormod(tf.cast(floor, tf.int32), num_cells)
     one = tf.ones_like(d)
-    return _Stencil([low, _next(low, num_cells)], [1.0 - d, d], [-one, one])
+    return _Stencil(_wrap(floor, num_cells), [1.0 - d, d], [-one, one])
 
 
 def _triangular_stencil(positions: Tensor, num_cells: int) -> _Stencil:
     centre = tf.round(positions)
     d = positions - centre
-    middle = tf.math.floormod(tf.cast(centre, tf.int32), num_cells)
-    before = tf.where(middle == 0, num_cells - 1, middle - 1)
     return _Stencil(
-        [before, middle, _next(middle, num_cells)],
+        _wrap(centre - 1.0, num_cells),
         [0.5 * tf.square(0.5 - d), 0.75 - tf.square(d), 0.5 * tf.square(0.5 + d)],
         [d - 0.5, -2.0 * d, d + 0.5],
     )
 
 
-def _next(index: Tensor, num_cells: int) -> Tensor:
-    return tf.where(index == num_cells - 1, 0, index + 1)
+def _wrap(vertex: Tensor, num_cells: int) -> Tensor:
+    return tf.math.floormod(tf.cast(vertex, tf.int32), num_cells)
 
 
 _STENCILS = {
@@ -97,50 +95,103 @@ _STENCILS = {
 MASS_ASSIGNMENTS = tuple(_STENCILS)
 
 
-def _rows(stencil: _Stencil, num_cells: int) -> Any:
-    """For every pair of vertices along the first two axes: the row that they start, and both."""
-    index = [tf.unstack(i) for i in stencil.vertex]
-    points = range(len(index))
-    for a, b in itertools.product(points, points):
-        row = (index[a][0] * num_cells + index[b][1]) * num_cells
-        yield a, b, [row + index[c][2] for c in points]
+def _extended(mesh: Tensor, width: int) -> Tensor:
+    """Repeat the first vertices of a periodic mesh behind the last, so that no block wraps."""
+    size = mesh.shape[0]
+    i = tf.range(size + width - 1) % size
+    cell = (i[:, tf.newaxis, tf.newaxis] * size + i[:, tf.newaxis]) * size + i
+    return tf.gather(tf.reshape(mesh, [-1]), cell)
 
 
-def _assign(positions: Tensor, masses: Tensor | None, num_cells: int, scheme: str) -> Tensor:
-    """Mass at each vertex, `[N, N, N]`, or `[C, N, N, N]` for masses `[C, P]`.
+def _folded(mesh: Tensor, width: int) -> Tensor:
+    """Add what lies behind the last vertices to the first; the transpose of `_extended`."""
+    for axis, extended in enumerate(mesh.shape):
+        size = extended - width + 1
+        # two, or three where a block is three times as wide as the mesh
+        turns = -(-extended // size)
+        pads = [[0, turns * size - extended if i == axis else 0] for i in range(3)]
+        mesh = tf.add_n(tf.split(tf.pad(mesh, pads), turns, axis))
+    return mesh
 
-    XLA adds to a mesh in its place, so that there is one for each column and no more.
+
+def _cells(stencil: _Stencil, side: int) -> list[Tensor]:
+    """Places of the vertices of a block, in turn, in an extended mesh, `[P]` each."""
+    x, y, z = tf.unstack(stencil.first)
+    corner = (x * side + y) * side + z
+    vertices = itertools.product(range(len(stencil.weight)), repeat=3)
+    return [corner + ((a * side + b) * side + c) for a, b, c in vertices]
+
+
+def _assign(positions: Tensor, mass: Tensor | None, num_cells: int, scheme: str) -> Tensor:
+    """Mass at each vertex, `[N, N, N]`, of particles of mass `[P]`, or of one."""
+    stencil = _STENCILS[scheme](positions, num_cells)
+    width = len(stencil.weight)
+    empty = tf.zeros([num_cells + width - 1] * 3, positions.dtype)
+    # a GPU would take the particles one by one
+    add = _add_vertices if tf.config.list_logical_devices("GPU") else _add_blocks
+    return _folded(add(empty, stencil, mass), width)
+
+
+def _add_blocks(mesh: Tensor, stencil: _Stencil, mass: Tensor | None) -> Tensor:
+    """Add a particle's whole block at once, one particle after another.
+
+    On a CPU, XLA turns each scatter into a loop over the particles; this loop alone costs about
+    as much as three of the 27 that the widest scheme needs.
     """
-    stencil = _STENCILS[scheme](positions, num_cells)
-    weight = [tf.unstack(w) for w in stencil.weight]
-    columns = [None] if masses is None else tf.unstack(masses)
-    meshes = [tf.zeros([num_cells**3], positions.dtype) for _ in columns]
-    for a, b, cells in _rows(stencil, num_cells):
-        across = weight[a][0] * weight[b][1]
-        for c, cell in enumerate(cells):
-            share = across * weight[c][2]
-            meshes = [
-                tf.tensor_scatter_nd_add(
-                    mesh, cell[:, tf.newaxis], share if mass is None else share * mass
-                )
-                for mesh, mass in zip(meshes, columns, strict=True)
-            ]
-    cubes = [tf.reshape(mesh, (num_cells,) * 3) for mesh in meshes]
-    return cubes[0] if masses is None else tf.stack(cubes)
+    width = len(stencil.weight)
+    weight = tf.stack(stencil.weight)
+    num_particles = tf.shape(weight)[2]
+
+    def add(p: Tensor, mesh: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, z = tf.unstack(weight[:, :, p], axis=1)
+        if mass is not None:
+            x *= mass[p]
+        share = x[:, tf.newaxis, tf.newaxis] * y[:, tf.newaxis] * z
+        corner = stencil.first[:, p]
+        block = tf.slice(mesh, corner, [width] * 3) + share
+        return p + 1, xla.dynamic_update_slice(mesh, block, corner)
+
+    return tf.while_loop(lambda p, _: p < num_particles, add, (tf.constant(0), mesh))[1]
 
 
-def _values(meshes: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
-    """Interpolation of meshes `[C, N, N, N]` at the particles, `[C, P]`."""
+def _add_vertices(mesh: Tensor, stencil: _Stencil, mass: Tensor | None) -> Tensor:
+    """Add one vertex of all particles' blocks after another."""
+    flat = tf.reshape(mesh, [-1])
+    shares = itertools.product(*_by_axis(stencil.weight))
+    for cell, (x, y, z) in zip(_cells(stencil, mesh.shape[0]), shares, strict=True):
+        share = x * y * z if mass is None else x * y * z * mass
+        flat = tf.tensor_scatter_nd_add(flat, cell[:, tf.newaxis], share)
+    return tf.reshape(flat, mesh.shape)
+
+
+def _read(mesh: Tensor, stencil: _Stencil) -> list[Tensor]:
+    """What a mesh `[N, N, N]` is at the vertices of the blocks in turn, `[P]` each."""
+    extended = _extended(mesh, len(stencil.weight))
+    table = tf.reshape(extended, [-1])
+    return [tf.gather(table, cell) for cell in _cells(stencil, extended.shape[0])]
+
+
+def _by_axis(shares: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """What `[3, P]` tensors are along each of the axes, `[P]` each."""
+    x, y, z = (list(axis) for axis in zip(*map(tf.unstack, shares), strict=True))
+    return x, y, z
+
+
+def _contract(block: list[Tensor], x: list[Tensor], y: list[Tensor], z: list[Tensor]) -> Tensor:
+    """Sum of x_a y_b z_c block_abc over the vertices of a block, `[P]`."""
+    width = len(x)
+    for factors in (z, y, x):
+        lines = [block[i : i + width] for i in range(0, len(block), width)]
+        block = [
+            tf.add_n([f * value for f, value in zip(factors, line, strict=True)]) for line in lines
+        ]
+    return block[0]
+
+
+def _values(mesh: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
+    """Interpolation of a mesh `[N, N, N]` at the particles, `[P]`."""
     stencil = _STENCILS[scheme](positions, num_cells)
-    weight = [tf.unstack(w) for w in stencil.weight]
-    # what a particle reads of all meshes lies side by side
-    table = tf.transpose(tf.reshape(meshes, [meshes.shape[0], -1]))
-    total: Any = 0.0
-    for a, b, cells in _rows(stencil, num_cells):
-        across = weight[a][0] * weight[b][1]
-        for c, cell in enumerate(cells):
-            total += (across * weight[c][2])[:, tf.newaxis] * tf.gather(table, cell)
-    return tf.transpose(total)
+    return _contract(_read(mesh, stencil), *_by_axis(stencil.weight))
 
 
 def _slopes(
@@ -159,23 +210,20 @@ def _slopes(
         scheme: the mass assignment.
     """
     stencil = _STENCILS[scheme](positions, num_cells)
-    weight = [tf.unstack(w) for w in stencil.weight]
-    slope = [tf.unstack(s) for s in stencil.slope]
-    table = tf.transpose(tf.reshape(meshes, [meshes.shape[0], -1]))
-    rows = None if factors is None else tf.transpose(factors)
-    total: list[Any] = [0.0, 0.0, 0.0]
-    for a, b, cells in _rows(stencil, num_cells):
-        line: Any = 0.0
-        line_slope: Any = 0.0
-        for c, cell in enumerate(cells):
-            read = tf.gather(table, cell)
-            value = tf.reduce_sum(read if rows is None else rows * read, axis=-1)
-            line += value * weight[c][2]
-            line_slope += value * slope[c][2]
-        total[0] += line * slope[a][0] * weight[b][1]
-        total[1] += line * weight[a][0] * slope[b][1]
-        total[2] += line_slope * weight[a][0] * weight[b][1]
-    return tf.stack(total)
+    blocks = [_read(mesh, stencil) for mesh in tf.unstack(meshes)]
+    if factors is not None:
+        pairs = zip(tf.unstack(factors), blocks, strict=True)
+        blocks = [[factor * value for value in block] for factor, block in pairs]
+    block = [tf.add_n(values) for values in zip(*blocks, strict=True)]
+    x, y, z = _by_axis(stencil.weight)
+    dx, dy, dz = _by_axis(stencil.slope)
+    return tf.stack(
+        [
+            _contract(block, dx, y, z),
+            _contract(block, x, dy, z),
+            _contract(block, x, y, dz),
+        ]
+    )
 
 
 class _Compiled(NamedTuple):
@@ -245,7 +293,8 @@ def paint(
             def gradient(upstream: Tensor) -> Tensor:
                 return compiled.slopes(upstream[tf.newaxis], None, positions)
 
-            return compiled.assign(positions, None), gradient
+            # the loop has no derivative, for which a second tape would ask
+            return compiled.assign(tf.stop_gradient(positions), None), gradient
 
         return paint_ones(positions)
     masses = tf.convert_to_tensor(masses, positions.dtype)
@@ -263,7 +312,9 @@ def paint(
                 interpolate(upstream, positions, mass_assignment),
             )
 
-        return compiled.assign(positions, masses), gradient
+        held = tf.stop_gradient(positions)
+        rows = tf.unstack(tf.stop_gradient(masses))
+        return tf.stack([compiled.assign(held, mass) for mass in rows]), gradient
 
     if masses.shape.rank == 1:
         return paint_masses(positions, masses[tf.newaxis])[0]
@@ -302,7 +353,7 @@ def interpolate(mesh: Tensor, positions: Tensor, mass_assignment: str = "tsc") -
                 compiled.slopes(mesh, upstream, positions),
             )
 
-        return compiled.values(mesh, positions), gradient
+        return tf.stack([compiled.values(m, positions) for m in tf.unstack(mesh)]), gradient
 
     if mesh.shape.rank == 3:
         return read(mesh[tf.newaxis], positions)[0]

@@ -1,7 +1,10 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from npe_tf import painting
 from npe_tf.painting import coarsen, interpolate, overdensity, paint
 from npe_tf.statistics import assignment_window
 from tests.npe_tf import reference
@@ -29,6 +32,29 @@ def positions():
 @SCHEMES
 def test_against_a_loop_over_particles(positions, scheme, naive):
     np.testing.assert_allclose(paint(positions.T, 6, scheme), naive(positions, 6), atol=1e-12)
+
+
+@SCHEMES
+@pytest.mark.parametrize("num_cells", [1, 2, 3])
+def test_a_cloud_wider_than_the_mesh_meets_itself(positions, num_cells, scheme, naive):
+    halves = np.round(2 * positions) / 2
+    for x in (positions, halves):
+        found = paint(x.T, num_cells, scheme)
+        np.testing.assert_allclose(found, naive(x, num_cells), atol=1e-12)
+        mesh = np.random.default_rng(8).standard_normal((num_cells,) * 3)
+        expected = [np.sum(mesh * naive(y[np.newaxis], num_cells)) for y in x]
+        np.testing.assert_allclose(interpolate(mesh, x.T, scheme), expected, atol=1e-12)
+
+
+@SCHEMES
+def test_on_a_gpu_vertex_after_vertex_is_added(monkeypatch, positions, scheme, naive):
+    masses = np.random.default_rng(9).standard_normal((2, len(positions)))
+    expected = [paint(positions.T, 5, scheme), *paint(positions.T, 5, scheme, masses)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda _: ["a GPU"])
+    # an untouched cache, so that it is traced anew
+    monkeypatch.setattr(painting, "_compiled", functools.cache(painting._compiled.__wrapped__))
+    found = [paint(positions.T, 5, scheme), *paint(positions.T, 5, scheme, masses)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @SCHEMES
