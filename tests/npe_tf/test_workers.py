@@ -36,6 +36,7 @@ def failing_build():
     raise ValueError("no posterior today")
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_one_process_up_to_rounding(tmp_path):
     lines = []
     run(tmp_path / "two", 2, say=lines.append)
@@ -50,6 +51,7 @@ def test_rows_are_those_of_one_process_up_to_rounding(tmp_path):
     assert not np.allclose(two["theta"][:, 0], two["theta"][:, 1])
 
 
+@pytest.mark.slow
 def test_a_run_of_two_goes_on_where_it_stopped(tmp_path):
     run(tmp_path / "whole", 2)
     for _ in range(3):
