@@ -148,7 +148,7 @@ def _add_blocks(mesh: Tensor, stencil: _Stencil, mass: Tensor | None) -> Tensor:
             x *= mass[p]
         share = x[:, tf.newaxis, tf.newaxis] * y[:, tf.newaxis] * z
         corner = stencil.first[:, p]
-        block = tf.slice(mesh, corner, [width] * 3) + share
+        block = xla.dynamic_slice(mesh, corner, [width] * 3) + share
         return p + 1, xla.dynamic_update_slice(mesh, block, corner)
 
     return tf.while_loop(lambda p, _: p < num_particles, add, (tf.constant(0), mesh))[1]
