@@ -43,10 +43,10 @@ def draw_catalogue(num_cells=8, box_size=60.0, seed=0, theta=None):
 class ExchangeableLikelihood(PoissonLikelihood):
     """A likelihood whose haloes can be exchanged without compiling it again."""
 
-    def __init__(self, grid, catalogue):
+    def __init__(self, grid, catalogue, most_haloes=MOST_HALOES):
         super().__init__(grid, catalogue, MASS_THRESHOLD)
         self.padded = [
-            tf.Variable(np.zeros(MOST_HALOES, dtype)) for dtype in ("int32", "float64", "float64")
+            tf.Variable(np.zeros(most_haloes, dtype)) for dtype in ("int32", "float64", "float64")
         ]
         self.volume_factor = tf.Variable(1.0, dtype=tf.float64)
 
@@ -54,7 +54,7 @@ class ExchangeableLikelihood(PoissonLikelihood):
         voxels = catalogue.voxel_index(self.grid.num_cells)
         fresh = (voxels, catalogue.log_mass, np.ones(len(catalogue)))
         for variable, values in zip(self.padded, fresh, strict=True):
-            padded = np.zeros(MOST_HALOES, variable.dtype.as_numpy_dtype)
+            padded = np.zeros(variable.shape, variable.dtype.as_numpy_dtype)
             padded[: len(catalogue)] = values
             variable.assign(padded)
 
