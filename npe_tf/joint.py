@@ -418,7 +418,7 @@ class JointChain:
             delta,
             num_steps=150,
             num_polish=100 if sweep == 0 else 200,
-            num_starts=1 if sweep == 0 else _NUM_STARTS,
+            num_starts=_NUM_STARTS if sweep == self.sampler.plan.learning[0] else 1,
             prior_scale=posterior.prior_scale,
             seed=int(np.random.SeedSequence(words).generate_state(1)[0]),
         )

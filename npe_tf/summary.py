@@ -175,6 +175,28 @@ class _Report:
             f"variance per dimension {np.nanmean(error):.1e}, {1 - field:.2%} of the sweeps refused"
         )
 
+    def _modes(self) -> list[str]:
+        """A line on the two kinds of mode of the paper's network, if it is one."""
+        name = "kernel_weights[0, 0, 0]"
+        if name not in self.names:
+            return []
+        rises = np.mean(self.theta[self.warmup :, :, self.names.index(name)] > 0, axis=0)
+        kinds = {
+            "rises with the density": np.flatnonzero(rises == 1),
+            "falls with it": np.flatnonzero(rises == 0),
+            "does both": np.flatnonzero((rises > 0) & (rises < 1)),
+        }
+        told = [
+            f"{kind} in chain{'s' if len(chains) > 1 else ''} {' '.join(map(str, chains))}"
+            for kind, chains in kinds.items()
+            if len(chains)
+        ]
+        apart = len(kinds["rises with the density"]) and len(kinds["falls with it"])
+        return [
+            f"the network's psi {', '.join(told)}"
+            + (": different modes, whose weights these chains do not tell" if apart else "")
+        ]
+
     def summary(self, folder: Path | None, watts_per_core: float) -> Summary:
         """Everything."""
         convergence = convergence_of(self.store)
@@ -221,6 +243,7 @@ class _Report:
             f"(asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= {_LIMITS.min_ess:g}, for "
             f"all {len(convergence.watched)} quantities watched; one mode of several may have been "
             "found)",
+            *self._modes(),
         ]
         cost = self.cost()
         if cost is not None:

@@ -215,7 +215,7 @@ def test_the_joint_scheme_in_two_processes(folder, catalogue):
     assert "chain 1: parameters fitted to its field" in printed
     assert complained == ""
     printed, complained = run("summarise", f"--run={output}")
-    for part in ("24 gradients", "energy error", "unadjusted", "in 95%", "chi^2"):
+    for part in ("24 gradients", "energy error", "unadjusted", "in 95%", "chi^2", "network's psi"):
         assert part in printed
     assert complained == ""
 

@@ -62,6 +62,7 @@ def test_a_run_of_two_goes_on_where_it_stopped(tmp_path):
         np.testing.assert_array_equal(whole[name], cut[name])
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_told_and_nothing_is_lost(tmp_path):
     def kill(progress):
         if progress.sweep == 4:
