@@ -136,18 +136,20 @@ def _add_blocks(mesh: Tensor, stencil: _Stencil, mass: Tensor | None) -> Tensor:
     """Add a particle's whole block at once, one particle after another.
 
     On a CPU, XLA turns each scatter into a loop over the particles; this loop alone costs about
-    as much as three of the 27 that the widest scheme needs.
+    as much as five of the 27 that the widest scheme needs.
     """
     width = len(stencil.weight)
     weight = tf.stack(stencil.weight)
     num_particles = tf.shape(weight)[2]
 
+    # not `tf.slice`, which takes the start for a constant: XLA would compile for every set of
+    # positions anew
     def add(p: Tensor, mesh: Tensor) -> tuple[Tensor, Tensor]:
-        x, y, z = tf.unstack(weight[:, :, p], axis=1)
+        x, y, z = tf.unstack(tf.gather(weight, p, axis=2), axis=1)
         if mass is not None:
-            x *= mass[p]
+            x *= tf.gather(mass, p)
         share = x[:, tf.newaxis, tf.newaxis] * y[:, tf.newaxis] * z
-        corner = stencil.first[:, p]
+        corner = tf.gather(stencil.first, p, axis=1)
         block = xla.dynamic_slice(mesh, corner, [width] * 3) + share
         return p + 1, xla.dynamic_update_slice(mesh, block, corner)
 

@@ -18,9 +18,7 @@ from tests.npe_tf.mock import MASS_THRESHOLD, ExchangeableLikelihood, draw_catal
 PRIOR_SCALE = 0.3
 NUM_REPLICATES = 24
 THINNING = 6
-SETTINGS = JointSettings(
-    num_warmup=100, num_samples=180, num_chains=1, gradients_per_sweep=10, num_dense_shells=2
-)
+GRADIENTS_PER_SWEEP = {8: 10, 16: 40}
 MODES = ((1, 0, 0), (0, 1, 0), (1, 1, 1), (2, 0, 1), (3, 1, 0))
 
 
@@ -40,7 +38,14 @@ def build(num_cells, box_size):
     posterior = FieldPosterior(
         parts.initial_field, parts.gravity, parts.bias, likelihood, PRIOR_SCALE
     )
-    return JointSampler(posterior, SETTINGS)
+    settings = JointSettings(
+        num_warmup=100,
+        num_samples=180,
+        num_chains=1,
+        gradients_per_sweep=GRADIENTS_PER_SWEEP[num_cells],
+        num_dense_shells=2,
+    )
+    return JointSampler(posterior, settings)
 
 
 def ranks(sampler, rng):
@@ -62,9 +67,10 @@ def ranks(sampler, rng):
     chain = UnfittedChain(sampler, seed % 1000)
     chain.start(PRIOR_SCALE * rng.standard_normal(17), lambda line: None)
     samples = []
-    for sweep in range(SETTINGS.num_sweeps):
+    settings = sampler.settings
+    for sweep in range(settings.num_sweeps):
         row = chain.advance(sweep)
-        if sweep >= SETTINGS.num_warmup and (sweep + 1) % THINNING == 0:
+        if sweep >= settings.num_warmup and (sweep + 1) % THINNING == 0:
             samples.append(quantities(row["white_noise"], row["theta"]))
     truth = quantities(white_noise, theta)
     below = np.sum(np.array(samples) < truth, axis=0)

@@ -292,3 +292,14 @@ def test_painting_checks_its_arguments(arguments, match):
 def test_interpolation_checks_its_mesh():
     with pytest.raises(ValueError, match=r"`mesh`.*\(4, 4, 5\)"):
         interpolate(np.zeros((4, 4, 5)), np.zeros((3, 2)))
+
+
+@SCHEMES
+def test_positions_are_no_constants_to_the_compiler(scheme, naive):
+    """A start that `Slice` takes for one would be compiled anew for every set of positions."""
+    positions = tf.TensorSpec([3, 5], tf.float64)
+    compiled = painting._compiled(9, scheme).assign.get_concrete_function(positions, None)
+    library = compiled.graph.as_graph_def().library.function
+    ops = {node.op for function in library for node in function.node_def}
+    assert "XlaDynamicSlice" in ops
+    assert "Slice" not in ops
