@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from npe_tf.chain_store import ChainStore as ChainStore
     from npe_tf.cosmology import Cosmology as Cosmology
     from npe_tf.datasets import load_nbody_box as load_nbody_box
+    from npe_tf.field_checks import check_fields as check_fields
     from npe_tf.fourier import resample as resample
     from npe_tf.fourier import resample_white_noise as resample_white_noise
     from npe_tf.gadget import read_initial_conditions as read_initial_conditions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from npe_tf.gravity.lpt import LPT as LPT
     from npe_tf.gravity.pm import ParticleMesh as ParticleMesh
     from npe_tf.grid import Grid as Grid
+    from npe_tf.inference import JointSettings as JointSettings
     from npe_tf.inference import Settings as Settings
     from npe_tf.inference import run_inference as run_inference
     from npe_tf.inference_data import to_inference_data as to_inference_data
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "JointSettings": "npe_tf.inference",
     "LPT": "npe_tf.gravity.lpt",
     "Catalogue": "npe_tf.catalogue",
     "ChainStore": "npe_tf.chain_store",
@@ -66,6 +69,7 @@ _HOMES = {
     "Settings": "npe_tf.inference",
     "TabulatedPower": "npe_tf.tabulated_power",
     "bispectrum": "npe_tf.statistics",
+    "check_fields": "npe_tf.field_checks",
     "completeness": "npe_tf.survey",
     "constrained_particles": "npe_tf.resimulation",
     "linear_power": "npe_tf.power",
