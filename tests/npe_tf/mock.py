@@ -8,6 +8,7 @@ from npe_tf.cosmology import Cosmology
 from npe_tf.gravity.lpt import LPT
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
+from npe_tf.joint import JointChain
 from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.posterior import PosteriorConfig
 
@@ -66,3 +67,10 @@ class ExchangeableLikelihood(PoissonLikelihood):
         return tf.reduce_sum(weight * tf.cast(found, tf.float64)) - (
             self.volume_factor * tf.reduce_sum(expected)
         )
+
+
+class UnfittedChain(JointChain):
+    """A chain that keeps the parameters it has where another would fit them."""
+
+    def _fitted(self, delta, likelihood, sweep):
+        return self.sampler.unwhiten(self.state, self.frame)[2].numpy()

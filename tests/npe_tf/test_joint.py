@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.gibbs import Settings
 from npe_tf.inference import JointSettings, run_inference
-from npe_tf.joint import JointChain, JointPlan, JointSampler, Visits
+from npe_tf.joint import JointPlan, JointSampler, Visits
 from npe_tf.posterior import PosteriorConfig
-from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
+from tests.npe_tf.mock import MASS_THRESHOLD, UnfittedChain, draw_catalogue
 
 SETTINGS = {
     "num_warmup": 10, "num_samples": 3, "num_chains": 1, "gradients_per_sweep": 3, "field_every": 1,
@@ -87,13 +87,6 @@ def test_the_stored_density_is_that_of_the_stored_state(posterior, whole):
     theta = tf.constant(rows["theta"][-1, 0], tf.float32)
     expected = posterior.log_prob(white_noise, theta)
     np.testing.assert_allclose(rows["log_posterior"][-1, 0], expected, rtol=1e-5)
-
-
-class UnfittedChain(JointChain):
-    """A chain that keeps the parameters it has where another would fit them."""
-
-    def _fitted(self, delta, likelihood, sweep):
-        return self.sampler.unwhiten(self.state, self.frame)[2].numpy()
 
 
 def test_a_checkpoint_after_any_sweep_holds_all(posterior):

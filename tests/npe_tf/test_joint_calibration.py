@@ -11,22 +11,21 @@ import pytest
 import tensorflow as tf
 
 from npe_tf.catalogue import Catalogue
-from npe_tf.joint import JointChain, JointSampler, JointSettings
+from npe_tf.joint import JointSampler, JointSettings
 from npe_tf.posterior import FieldPosterior, PosteriorConfig
-from tests.npe_tf.mock import MASS_THRESHOLD, ExchangeableLikelihood, draw_catalogue
+from tests.npe_tf.mock import (
+    MASS_THRESHOLD,
+    ExchangeableLikelihood,
+    UnfittedChain,
+    draw_catalogue,
+)
+from tests.npe_tf.test_calibration import z_scores
 
 PRIOR_SCALE = 0.3
 NUM_REPLICATES = 24
 THINNING = 6
 GRADIENTS_PER_SWEEP = {8: 10, 16: 40}
 MODES = ((1, 0, 0), (0, 1, 0), (1, 1, 1), (2, 0, 1), (3, 1, 0))
-
-
-class UnfittedChain(JointChain):
-    """A chain that keeps the parameters it has where another would fit them."""
-
-    def _fitted(self, delta, likelihood, sweep):
-        return self.sampler.unwhiten(self.state, self.frame)[2].numpy()
 
 
 def build(num_cells, box_size):
@@ -75,11 +74,6 @@ def ranks(sampler, rng):
     truth = quantities(white_noise, theta)
     below = np.sum(np.array(samples) < truth, axis=0)
     return (below + rng.random(truth.size)) / (len(samples) + 1)
-
-
-def z_scores(all_ranks):
-    """Deviation of the mean rank from 1/2, in standard errors."""
-    return (all_ranks.mean(axis=0) - 0.5) * np.sqrt(12 * len(all_ranks))
 
 
 @pytest.mark.slow
