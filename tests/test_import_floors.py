@@ -30,6 +30,7 @@ FLOORS = {
         "npe_tf.statistics",
         "npe_tf.warmup",
         "npe_tf.white_noise",
+        "npe_tf.workers",
     ],
     2: [
         "npe_tf.bias",
@@ -37,6 +38,7 @@ FLOORS = {
         "npe_tf.catalogue",
         "npe_tf.convergence",
         "npe_tf.datasets",
+        "npe_tf.field_checks",
         "npe_tf.inference_data",
         "npe_tf.painting",
         "npe_tf.power",
@@ -46,7 +48,15 @@ FLOORS = {
     ],
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
     4: ["npe_tf.posterior", "npe_tf.pretraining", "npe_tf.resimulation"],
-    5: ["npe_tf.export", "npe_tf.gibbs", "npe_tf.inference", "npe_tf.summary", "npe_tf.watched"],
+    5: [
+        "npe_tf.export",
+        "npe_tf.gibbs",
+        "npe_tf.inference",
+        "npe_tf.joint",
+        "npe_tf.summary",
+        "npe_tf.watched",
+        "npe_tf.whitening",
+    ],
     6: ["experiments", "experiments.*"],
 }
 
@@ -59,7 +69,10 @@ SAME_FLOOR = [
     ("npe_tf.datasets", "npe_tf.catalogue"),
     ("npe_tf.gibbs", "npe_tf.watched"),
     ("npe_tf.inference", "npe_tf.gibbs"),
+    ("npe_tf.inference", "npe_tf.joint"),
     ("npe_tf.inference", "npe_tf.watched"),
+    ("npe_tf.joint", "npe_tf.watched"),
+    ("npe_tf.joint", "npe_tf.whitening"),
     ("npe_tf.bias*", "npe_tf.bias*"),
     ("npe_tf.gravity*", "npe_tf.gravity*"),
     ("layers*", "layers*"),
@@ -69,8 +82,8 @@ SAME_FLOOR = [
 
 # Packages that only these modules may import from outside.
 ONLY_FROM = {
-    "layers": ["npe_tf.bias.neural", "npe_tf.mass_function"],
-    "samplers": ["npe_tf.gibbs"],
+    "layers": ["npe_tf.bias.neural", "npe_tf.bias.standardised", "npe_tf.mass_function"],
+    "samplers": ["npe_tf.gibbs", "npe_tf.joint"],
 }
 
 # The front door re-exports everything, so nothing in the house may come in through it.
