@@ -8,7 +8,8 @@ prior:
    where it is dense, and stand still; the field follows the likelihood, raised to a power that
    grows to one. If they moved now, many chains would put the haloes into the voids: a density
    field of the wrong sign with a bias of the wrong sign is a mode of its own.
-2. *Settling.* The parameters are fitted to the field that was found, and the field moves on.
+2. *Settling.* The parameters are fitted to the field that was found, and the field moves on; again,
+   from where the parameters are, a few times.
 3. *Learning.* The parameters are fitted once more, from several random starts, for their posterior
    has several modes. The curvature of the block (largest scales and parameters) is measured, the
    frame is set by it, and everything moves. That of the modes hardly depends on where the chain is;
@@ -47,8 +48,9 @@ Tensor = Any
 Array = NDArray[Any]
 
 _ANNEALING_START = 0.02
-_ANNEALING_FRACTION, _SETTLING_FRACTION, _BURN_IN_FRACTION = 0.2, 0.1, 0.15
+_ANNEALING_FRACTION, _SETTLING_FRACTION, _BURN_IN_FRACTION = 0.2, 0.15, 0.1
 _ANNEALING_WINDOWS = 6
+_SETTLING_WINDOWS = 5
 # share of the learning at which each of its windows starts
 _LEARNING_WINDOWS = (0.0, 0.1, 0.25, 0.45, 0.7)
 # sweeps for which the frame so far counts against those of a window
@@ -135,23 +137,24 @@ class JointPlan:
 
     Attributes:
         annealing: first sweep of each window of the annealing.
-        settling: first sweep at the full likelihood.
+        settling: first sweep of each window at the full likelihood with parameters that stand.
         learning: first sweep of each window of the learning.
         frozen: sweep from which on nothing adapts.
     """
 
     annealing: tuple[int, ...]
-    settling: int
+    settling: tuple[int, ...]
     learning: tuple[int, ...]
     frozen: int
 
     @classmethod
     def of(cls, num_warmup: int) -> JointPlan:
         """Cut a warm-up of at least ten sweeps into its parts."""
-        settling = max(1, int(_ANNEALING_FRACTION * num_warmup))
-        pieces = min(_ANNEALING_WINDOWS, settling)
-        annealing = tuple(settling * piece // pieces for piece in range(pieces))
-        start = settling + max(1, int(_SETTLING_FRACTION * num_warmup))
+        annealed = max(1, int(_ANNEALING_FRACTION * num_warmup))
+        settled = max(1, int(_SETTLING_FRACTION * num_warmup))
+        start = annealed + settled
+        annealing = _evenly(0, annealed, _ANNEALING_WINDOWS)
+        settling = _evenly(annealed, settled, _SETTLING_WINDOWS)
         frozen = num_warmup - max(1, int(_BURN_IN_FRACTION * num_warmup))
         starts = {start + int(share * (frozen - start)) for share in _LEARNING_WINDOWS}
         return cls(annealing, settling, tuple(sorted(starts)), frozen)
@@ -159,14 +162,20 @@ class JointPlan:
     @property
     def annealed(self) -> int:
         """First sweep at the full likelihood."""
-        return self.settling
+        return self.settling[0]
 
     def inverse_temperature(self, sweep: int) -> float:
         """Power of the likelihood in a sweep; the same all through a window."""
-        if sweep >= self.settling:
+        if sweep >= self.annealed:
             return 1.0
         window = sum(start <= sweep for start in self.annealing) - 1
         return float(_ANNEALING_START ** (1.0 - window / len(self.annealing)))
+
+
+def _evenly(start: int, length: int, most: int) -> tuple[int, ...]:
+    """Starts of at most so many windows of about the same length."""
+    count = min(most, length)
+    return tuple(start + length * window // count for window in range(count))
 
 
 class Visits(NamedTuple):
@@ -411,14 +420,18 @@ class JointChain:
 
     def _fitted(self, delta: Array, likelihood: Any, sweep: int) -> Array:
         posterior = self.sampler.posterior
+        plan = self.sampler.plan
+        # the field has adapted to the parameters, which are close
+        polish = sweep in plan.settling[1:]
         words = [self.sampler.settings.seed, self.number, sweep]
         fitted = pretrain(
             posterior.bias,
             likelihood,
             delta,
-            num_steps=150,
-            num_polish=100 if sweep == 0 else 200,
-            num_starts=_NUM_STARTS if sweep == self.sampler.plan.learning[0] else 1,
+            num_steps=0 if polish else 150,
+            num_polish=100 if sweep < plan.learning[0] else 200,
+            num_starts=_NUM_STARTS if sweep == plan.learning[0] else 1,
+            initial_theta=self._theta() if polish else None,
             prior_scale=posterior.prior_scale,
             seed=int(np.random.SeedSequence(words).generate_state(1)[0]),
         )
@@ -428,6 +441,9 @@ class JointChain:
             f"{fitted.log_likelihood:.1f}"
         )
         return fitted.theta
+
+    def _theta(self) -> Array:
+        return np.asarray(self.sampler.unwhiten(self.state, self.frame)[2])
 
     def _enter(
         self,
@@ -468,7 +484,7 @@ class JointChain:
             frame = target.rescaled(self._numpy_frame(), rescaling)._replace(centre=coordinates)
             self._enter(white_noise, coordinates, frame, sweep, 0.5 * step)
             return
-        if sweep in (plan.settling, plan.learning[0]):
+        if sweep in (*plan.settling, plan.learning[0]):
             delta = sampler.evolved(white_noise).numpy()
             theta = self._fitted(delta, sampler.posterior.likelihood, sweep)
             coordinates = target.parameters.coordinates(theta)
@@ -524,7 +540,7 @@ class JointChain:
     def advance(self, sweep: int) -> dict[str, Any]:
         """One sweep; returns what the chain file keeps of it."""
         sampler, plan = self.sampler, self.sampler.plan
-        if sweep in (*plan.annealing, plan.settling, *plan.learning):
+        if sweep in (*plan.annealing, *plan.settling, *plan.learning):
             self.open_window(sweep)
         used = float(find_innermost(self.results, "step_size")) / sampler.root
         seed = self._fold(sweep)
