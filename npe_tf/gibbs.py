@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
 from npe_tf.statistics import power_spectrum
@@ -278,10 +279,7 @@ class Chain:
         self.results: Any = None
         self.steps = [StepSize(0.02), StepSize(0.3)]
         self.variance: Array = np.ones(sampler.num_shells)
-        shape = sampler.posterior.grid.shape
-        names = ("initial_mean", "initial_m2", "final_mean", "final_m2")
-        self.moments = {name: np.zeros(shape, np.float32) for name in names}
-        self.num_moments = 0
+        self.moments = FieldMoments(("initial", "final"), sampler.posterior.grid.shape)
 
     def start(self, theta: Array | None, report: Callable[[str], None]) -> None:
         """Draw the white noise from its prior and find parameters to start with."""
@@ -393,7 +391,7 @@ class Chain:
             self._set_steps([step.average for step in self.steps] if last else tried)
         initial = sampler.linear(white_noise).numpy()
         if sweep >= settings.num_warmup:
-            self._accumulate(initial, sampler.evolved(white_noise).numpy())
+            self.moments.add(initial=initial, final=sampler.evolved(white_noise).numpy())
         power = power_spectrum(initial, sampler.posterior.grid).power
         return {
             "theta": theta.numpy(),
@@ -404,15 +402,6 @@ class Chain:
             "white_noise": white_noise.numpy(),
             **sampler.watched(white_noise, theta),
         }
-
-    def _accumulate(self, initial: Array, final: Array) -> None:
-        """Welford's running mean and sum of squared deviations."""
-        self.num_moments += 1
-        for name, field in (("initial", initial), ("final", final)):
-            mean, m2 = self.moments[f"{name}_mean"], self.moments[f"{name}_m2"]
-            offset = field - mean
-            mean += (offset / self.num_moments).astype(mean.dtype)
-            m2 += (offset * (field - mean)).astype(m2.dtype)
 
     def to_checkpoint(self) -> dict[str, Array]:
         """All that is needed to go on, by name."""
@@ -430,16 +419,13 @@ class Chain:
         count = len(tf.nest.flatten(structure, expand_composites=True))
         flat = [tf.constant(arrays[f"{self.number}/state/{i}"]) for i in range(count)]
         self.state, self.results = tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
-        for name in self.moments:
-            self.moments[name] = np.array(arrays[f"{self.number}/moments/{name}"])
-        self.num_moments = int(arrays[f"{self.number}/moments/count"])
+        self.moments.from_checkpoint(arrays, f"{self.number}/")
         self.variance = np.array(arrays[f"{self.number}/variance"])
         self.steps = [StepSize.from_array(row) for row in arrays[f"{self.number}/steps"]]
 
     def _named(self, flat_state: list[Array]) -> dict[str, Array]:
         parts = {f"state/{i}": value for i, value in enumerate(flat_state)}
-        parts |= {f"moments/{name}": value for name, value in self.moments.items()}
-        parts["moments/count"] = np.array(self.num_moments, np.int64)
+        parts |= self.moments.to_checkpoint()
         parts["variance"] = self.variance
         parts["steps"] = np.stack([step.to_array() for step in self.steps])
         return {f"{self.number}/{name}": value for name, value in parts.items()}

@@ -34,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
 from npe_tf.statistics import power_spectrum
@@ -388,10 +389,7 @@ class JointChain:
         self.frame: Frame = Frame(None, None, None)
         self.results: Any = None
         self.visits = Visits.none(sampler.posterior.bias.parameters.size)
-        shape = sampler.posterior.grid.shape
-        names = ("initial_mean", "initial_m2", "final_mean", "final_m2")
-        self.moments = {name: np.zeros(shape, np.float32) for name in names}
-        self.num_moments = 0
+        self.moments = FieldMoments(("initial", "final"), sampler.posterior.grid.shape)
         self.say: Callable[[str], None] = lambda line: None
 
     def _fold(self, number: int) -> Tensor:
@@ -567,7 +565,7 @@ class JointChain:
         white_noise, _, theta = sampler.unwhiten(self.state, self.frame)
         initial = sampler.linear(white_noise).numpy()
         if sweep >= sampler.settings.num_warmup:
-            self._accumulate(initial, sampler.evolved(white_noise).numpy())
+            self.moments.add(initial=initial, final=sampler.evolved(white_noise).numpy())
         taken = float(np.isfinite(error))
         return {
             "theta": theta.numpy(),
@@ -579,15 +577,6 @@ class JointChain:
             "white_noise": white_noise.numpy(),
             **sampler.watched(white_noise, theta),
         }
-
-    def _accumulate(self, initial: Array, final: Array) -> None:
-        """Welford's running mean and sum of squared deviations."""
-        self.num_moments += 1
-        for name, field in (("initial", initial), ("final", final)):
-            mean, m2 = self.moments[f"{name}_mean"], self.moments[f"{name}_m2"]
-            offset = field - mean
-            mean += (offset / self.num_moments).astype(mean.dtype)
-            m2 += (offset * (field - mean)).astype(m2.dtype)
 
     # --- checkpoints ----------------------------------------------------------------------------
 
@@ -610,12 +599,9 @@ class JointChain:
         self.state, self.frame, self.results, self.visits = tf.nest.pack_sequence_as(
             structure, flat, expand_composites=True
         )
-        for name in self.moments:
-            self.moments[name] = np.array(arrays[f"{self.number}/moments/{name}"])
-        self.num_moments = int(arrays[f"{self.number}/moments/count"])
+        self.moments.from_checkpoint(arrays, f"{self.number}/")
 
     def _named(self, flat_state: list[Array]) -> dict[str, Array]:
         parts = {f"state/{i}": value for i, value in enumerate(flat_state)}
-        parts |= {f"moments/{name}": value for name, value in self.moments.items()}
-        parts["moments/count"] = np.array(self.num_moments, np.int64)
+        parts |= self.moments.to_checkpoint()
         return {f"{self.number}/{name}": value for name, value in parts.items()}

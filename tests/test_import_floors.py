@@ -21,6 +21,7 @@ FLOORS = {
         "npe_tf.cosmology",
         "npe_tf.diagnostics",
         "npe_tf.energy",
+        "npe_tf.field_moments",
         "npe_tf.fourier",
         "npe_tf.gadget",
         "npe_tf.grid",
