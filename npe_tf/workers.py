@@ -67,10 +67,10 @@ class ChainWorkers:
         for numbers in self._dealt:
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_work, args=(theirs, make_chains, numbers, threads), daemon=True
+                target=_work, args=(theirs, make_chains, numbers), daemon=True
             )
             said = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-            with _stderr_to(said):
+            with _stderr_to(said), _threads(threads):
                 process.start()
             self._said.append(said)
             theirs.close()
@@ -143,7 +143,7 @@ class ChainWorkers:
                 number = self._pipes.index(pipe)
                 try:
                     kind, content = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     self._processes[number].join(timeout=10)
                     code = self._processes[number].exitcode
                     raise ChildProcessError(
@@ -178,21 +178,34 @@ def _stderr_to(file: IO[bytes]) -> Iterator[None]:
         os.close(kept)
 
 
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Processes started here give TensorFlow so many threads.
+
+    By their environment: once they run, what they import may have started TensorFlow already.
+    """
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _tail(file: IO[bytes], num_lines: int = 5) -> str:
     file.seek(0)
     lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-num_lines:])
 
 
-def _work(
-    pipe: Any, make_chains: Callable[[], Sequence[Any]], numbers: list[int], threads: int
-) -> None:
+def _work(pipe: Any, make_chains: Callable[[], Sequence[Any]], numbers: list[int]) -> None:
     # the process that writes decides what Ctrl-C means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
     try:
         chains = make_chains()
         own = [chains[number] for number in numbers]
@@ -222,6 +235,10 @@ def _work(
         return
     except Exception as error:
         pipe.send(("error", (error, traceback.format_exc())))
+        # an end with requests unread would reset the pipe before this is read
+        with contextlib.suppress(EOFError, OSError):
+            while pipe.recv()[0] != "stop":
+                pass
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

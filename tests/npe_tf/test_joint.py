@@ -73,6 +73,7 @@ def test_a_run_stores_what_it_promises(whole):
     assert rows["white_noise"].shape == (13, 1, 8, 8, 8)
     for name, values in rows.items():
         assert np.all(np.isfinite(values)), name
+    assert rows["energy_error"].shape == (13, 1)
     assert np.all(rows["energy_error"] >= 0)
     # steps of the frozen part are all alike
     assert len(np.unique(rows["step_size"][-4:])) == 1
