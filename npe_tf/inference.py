@@ -301,6 +301,8 @@ class _Here:
     def from_checkpoint(self, arrays: Mapping[str, Array]) -> None:
         for chain in self._chains:
             chain.from_checkpoint(arrays)
+            if isinstance(chain, JointChain):
+                chain.say = self._say
 
     def advance(self, sweep: int) -> tuple[list[dict[str, Any]], dict[str, Array], float]:
         """Rows, checkpoint, and processor time outside of this process."""

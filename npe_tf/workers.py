@@ -12,6 +12,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -234,11 +235,20 @@ def _work(pipe: Any, make_chains: Callable[[], Sequence[Any]], numbers: list[int
     except EOFError:
         return
     except Exception as error:
-        pipe.send(("error", (error, traceback.format_exc())))
+        pipe.send(("error", (_portable(error), traceback.format_exc())))
         # an end with requests unread would reset the pipe before this is read
         with contextlib.suppress(EOFError, OSError):
             while pipe.recv()[0] != "stop":
                 pass
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or one that says the same if it does not survive a pipe."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

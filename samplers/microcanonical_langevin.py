@@ -101,7 +101,7 @@ class MicrocanonicalLangevin(Kernel):
         max_energy_change: a call over which the energy changes by more than this, up or down, is
             not taken either: a trajectory that has met something steeper than the step size can
             follow would leave the posterior for good. It must be far above the changes that are
-            usual, or it biases the draws; positive, by default infinite.
+            usual, or it biases the draws; positive and finite, by default there is no limit.
         name: prefix of the names of operations.
 
     Raises:

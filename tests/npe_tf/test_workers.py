@@ -36,6 +36,17 @@ def failing_build():
     raise ValueError("no posterior today")
 
 
+class Stubborn(ValueError):
+    """Pickles, and fails when it is made anew: its arguments are not those of the constructor."""
+
+    def __init__(self, name, value):
+        super().__init__(f"{name} is {value}")
+
+
+def stubborn_build():
+    raise Stubborn("mood", "bad")
+
+
 @pytest.mark.slow
 def test_rows_are_those_of_one_process_up_to_rounding(tmp_path):
     lines = []
@@ -78,6 +89,11 @@ def test_a_process_that_was_killed_is_told_and_nothing_is_lost(tmp_path):
 def test_what_a_process_refuses_is_raised_here(tmp_path):
     with pytest.raises(ValueError, match="no posterior today"):
         run(tmp_path / "run", 2, build=failing_build)
+
+
+def test_an_error_that_no_pipe_carries_is_told_by_its_name(tmp_path):
+    with pytest.raises(RuntimeError, match="Stubborn: mood is bad"):
+        run(tmp_path / "run", 2, build=stubborn_build)
 
 
 def test_how_to_build_is_asked_for_before_anything(tmp_path):
