@@ -85,6 +85,13 @@ flags.DEFINE_bool(
     None,
     "gibbs: measure the curvature of both blocks; true. Without it the paper's unit masses.",
 )
+flags.DEFINE_enum(
+    "psi",
+    None,
+    ["free", "rises", "falls"],
+    "Mode in which every chain starts: how the network's psi goes with the density; 'free' takes "
+    "whichever each chain's own fits find.",
+)
 options.define_model_flags()
 
 _SETTINGS = (
@@ -101,6 +108,7 @@ _SETTINGS = (
     "bias_steps",
     "annealing_start",
     "preconditioned",
+    "psi",
 )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from npe_tf.bias.neural import check_psi
 from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
@@ -68,6 +69,7 @@ class Settings:
             without annealing.
         preconditioned: whether the curvature of both blocks is measured; else the field has unit
             mass and the BFGS history of the parameters starts at the identity, as in the paper.
+        psi: the mode in which every chain starts, as in `JointSettings`.
     """
 
     num_warmup: int = 200
@@ -82,9 +84,11 @@ class Settings:
     field_every: int = 10
     annealing_start: float = 0.01
     preconditioned: bool = True
+    psi: str = "free"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
+        check_psi(self.psi)
         for name in (
             "num_samples", "num_chains", "field_leapfrog_steps", "bias_leapfrog_steps",
             "bias_steps", "field_every",
@@ -301,6 +305,7 @@ class Chain:
                 num_starts=1,
                 prior_scale=posterior.prior_scale,
                 seed=rng_seed,
+                psi=self.sampler.settings.psi,
             )
             report(
                 f"chain {self.number}: parameters fitted to the chain's own first field, haloes "

@@ -37,7 +37,7 @@ Array = NDArray[Any]
 _FIELD, _BIAS = 0, 1
 
 # settings of which files from before there was a choice say nothing, like the scheme
-_LATER = {"preconditioned": True}
+_LATER = {"preconditioned": True, "psi": "free"}
 
 CHECK_EVERY = 50
 """Sweeps between looks at convergence."""

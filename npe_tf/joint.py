@@ -34,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from npe_tf.bias.neural import check_psi
 from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
@@ -89,6 +90,8 @@ class JointSettings:
             are several times wider than their curvature says.
         num_dense_shells: shells of wavenumber in the dense block, see `WhitenedPosterior`.
         field_every: sweeps between stored fields.
+        psi: the mode in which every chain starts: psi ``"rises"`` or ``"falls"`` with the density,
+            or ``"free"``, whichever its own fits find.
 
     Raises:
         ValueError: if one is out of range.
@@ -103,9 +106,11 @@ class JointSettings:
     decoherence_length: float = 6.0
     num_dense_shells: int = 4
     field_every: int = 10
+    psi: str = "free"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
+        check_psi(self.psi)
         least = {"num_warmup": 10, "seed": 0, "num_dense_shells": 0}
         for field in dataclasses.fields(self):
             value, name = getattr(self, field.name), field.name
@@ -120,7 +125,7 @@ class JointSettings:
                         f"Invalid value for argument `{name}`. Expected an integer of at least "
                         f"{smallest}. Received: {name}={value!r}"
                     )
-            elif not (math.isfinite(value) and value > 0):
+            elif isinstance(field.default, float) and not (math.isfinite(value) and value > 0):
                 raise ValueError(
                     f"Invalid value for argument `{name}`. Expected a positive number. Received: "
                     f"{name}={value!r}"
@@ -432,6 +437,7 @@ class JointChain:
             initial_theta=self._theta() if polish else None,
             prior_scale=posterior.prior_scale,
             seed=int(np.random.SeedSequence(words).generate_state(1)[0]),
+            psi=self.sampler.settings.psi,
         )
         where = "the haloes moved to where its first field is dense" if sweep == 0 else "its field"
         self.say(

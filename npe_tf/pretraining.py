@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
-from npe_tf.bias.neural import NeuralBias, starting_mean_bias
+from npe_tf.bias.neural import CENTRE, PSI, NeuralBias, psi_rises, starting_mean_bias
 from npe_tf.likelihood import PoissonLikelihood
 
 __all__ = [
@@ -51,6 +51,7 @@ class Start:
         log_likelihood: of the catalogue, per unit log mass.
         log_posterior: log likelihood plus log prior, up to a constant.
         is_dead: whether two components coincide everywhere.
+        is_wanted: whether psi goes with the density as was asked for.
         num_gradients: gradients spent.
         seconds: time spent.
     """
@@ -61,6 +62,7 @@ class Start:
     is_dead: bool
     num_gradients: int
     seconds: float
+    is_wanted: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,7 @@ def pretrain(
     prior_scale: float = 10.0,
     seed: int = 0,
     initial_theta: ArrayLike | None = None,
+    psi: str = "free",
     report: Callable[[str], None] | None = None,
 ) -> Pretrained:
     """Maximise likelihood times prior over the bias parameters, the density held fixed.
@@ -137,6 +140,8 @@ def pretrain(
         prior_scale: standard deviation of the normal prior on each parameter.
         seed: of the starts.
         initial_theta: if given, the only start, `[size]`.
+        psi: ``"rises"`` or ``"falls"`` with the density, see `psi_rises`: random starts are turned
+            that way, and those that end the other way are replaced. ``"free"`` takes what comes.
         report: called with a line of progress now and then.
 
     Returns:
@@ -163,7 +168,12 @@ def pretrain(
             "Invalid value for argument `prior_scale`. Expected a positive number. Received: "
             f"prior_scale={prior_scale!r}"
         )
-    size = bias.parameters.size
+    names, size = bias.parameters.names, bias.parameters.size
+    if psi not in PSI or (psi != "free" and CENTRE not in names):
+        raise ValueError(
+            f"Invalid value for argument `psi`. Expected one of {PSI}, and 'free' for a network "
+            f"without a kernel {CENTRE!r}. Received: psi={psi!r} for {list(names)}"
+        )
     given = None if initial_theta is None else np.asarray(initial_theta, dtype=np.float64)
     if given is not None and (given.shape != (size,) or not np.all(np.isfinite(given))):
         raise ValueError(
@@ -184,20 +194,24 @@ def pretrain(
     starts: list[Start] = []
     seeds = np.random.SeedSequence(seed).generate_state(num_starts * _REPLACEMENTS_PER_START)
     if given is None:
-        candidates = [random_parameters(bias, int(s)) for s in seeds]
+        candidates = [_turned(random_parameters(bias, int(s)), names, psi) for s in seeds]
     else:
         candidates, num_starts = [given], 1
     for number, candidate in enumerate(candidates, 1):
         start = fit.run(candidate, num_steps, num_polish)
+        start = dataclasses.replace(start, is_wanted=_is_wanted(start.theta, names, psi))
         starts.append(start)
         ending = "dead component, replaced" if start.is_dead else "done"
+        if not start.is_wanted:
+            ending = f"psi no longer {psi} with the density, replaced"
         say(
             f"start {number}: log L = {start.log_likelihood:.1f} ({ending}; "
             f"{start.num_gradients} gradients, {start.seconds:.0f} s)"
         )
-        if sum(not s.is_dead for s in starts) == num_starts:
+        if sum(s.is_wanted and not s.is_dead for s in starts) == num_starts:
             break
     finite = [s for s in starts if np.isfinite(s.log_posterior)]
+    finite = [s for s in finite if s.is_wanted] or finite
     if not finite:
         raise RuntimeError(
             f"None of {len(starts)} starts reached a finite likelihood. Check the mass threshold "
@@ -206,6 +220,18 @@ def pretrain(
     best = max(finite, key=lambda s: s.log_posterior)
     bias.parameters.assign(bias.model, tf.constant(best.theta))
     return Pretrained(best.theta, best.log_likelihood, tuple(starts))
+
+
+def _is_wanted(theta: NDArray[np.float64], names: tuple[str, ...], psi: str) -> bool:
+    return psi == "free" or bool(psi_rises(theta, names)) == (psi == "rises")
+
+
+def _turned(theta: NDArray[np.float64], names: tuple[str, ...], psi: str) -> NDArray[np.float64]:
+    """The same parameters, or those with the opposite kernel."""
+    if _is_wanted(theta, names, psi):
+        return theta
+    of_kernel = [name.startswith("kernel_weights[") for name in names]
+    return np.where(of_kernel, -theta, theta)
 
 
 class _Fit:

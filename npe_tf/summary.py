@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from npe_tf import diagnostics, plots, statistics
+from npe_tf.bias.neural import CENTRE, psi_rises
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.convergence import Limits, convergence_of, worst_ess, worst_rhat
@@ -177,10 +178,9 @@ class _Report:
 
     def _modes(self) -> list[str]:
         """A line on the two kinds of mode of the paper's network, if it is one."""
-        name = "kernel_weights[0, 0, 0]"
-        if name not in self.names:
+        if CENTRE not in self.names:
             return []
-        rises = np.mean(self.theta[self.warmup :, :, self.names.index(name)] > 0, axis=0)
+        rises = np.mean(psi_rises(self.theta[self.warmup :], self.names), axis=0)
         kinds = {
             "rises with the density": np.flatnonzero(rises == 1),
             "falls with it": np.flatnonzero(rises == 0),

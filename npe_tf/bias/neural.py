@@ -8,6 +8,7 @@ is the halo mass function there. With a 3^3 kernel and two components that is 17
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,9 +21,24 @@ from layers.components import ComponentFamily, TaperedParetoComponents, componen
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.parameters import FlatParameters
 
-__all__ = ["LogDensity", "NeuralBias", "neural_bias_model", "starting_mean_bias"]
+__all__ = [
+    "CENTRE",
+    "PSI",
+    "LogDensity",
+    "NeuralBias",
+    "check_psi",
+    "neural_bias_model",
+    "psi_rises",
+    "starting_mean_bias",
+]
 
 Tensor = Any
+
+CENTRE = "kernel_weights[0, 0, 0]"
+"""Name of the kernel's weight for the voxel itself."""
+
+PSI = ("free", "rises", "falls")
+"""How psi may go with the density, for `npe_tf.pretrain` and the settings of a run."""
 
 _PAPER_WIDTH = math.log1p(1e3)  # softplus(log 1e3)
 _INITIAL_WIDTH = {"log_mass": math.log1p(math.exp(0.5)), "mass": _PAPER_WIDTH}
@@ -137,6 +153,37 @@ def neural_bias_model(
         name="mixture_density",
     )(psi)
     return keras.Model(delta, mixture, name="neural_bias")
+
+
+def psi_rises(theta: NDArray[np.floating[Any]], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether psi rises with the density of its own voxel: the sign of the kernel's centre.
+
+    The posterior has modes of either kind, and chains do not cross between them.
+
+    Args:
+        theta: parameters `[..., size]`.
+        names: of the parameters.
+
+    Returns:
+        `[...]`.
+
+    Raises:
+        ValueError: if there is no such kernel among the parameters.
+    """
+    if CENTRE not in names:
+        raise ValueError(
+            f"Invalid value for argument `names`. Expected a kernel {CENTRE!r} among them. "
+            f"Received: {list(names)}"
+        )
+    return np.asarray(theta)[..., list(names).index(CENTRE)] > 0
+
+
+def check_psi(psi: str) -> None:
+    """Refuse what is not in `PSI`."""
+    if psi not in PSI:
+        raise ValueError(
+            f"Invalid value for argument `psi`. Expected one of {PSI}. Received: psi={psi!r}"
+        )
 
 
 class NeuralBias:

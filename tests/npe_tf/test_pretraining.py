@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from npe_tf import pretraining
-from npe_tf.bias.neural import NeuralBias, neural_bias_model
+from npe_tf.bias.neural import NeuralBias, neural_bias_model, psi_rises
 from npe_tf.catalogue import Catalogue
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
@@ -122,6 +122,48 @@ def test_a_dead_start_is_detected_and_replaced(likelihood, monkeypatch):
     assert "dead component, replaced" in lines[0]
     np.testing.assert_allclose(fitted.starts[0].theta, DEAD, atol=0.1)
     np.testing.assert_allclose(fitted.theta, TRUTH, atol=0.1)
+
+
+@pytest.mark.parametrize("psi", ["rises", "falls"])
+def test_starts_are_turned_to_the_psi_that_is_asked_for(likelihood, psi):
+    fitted = pretrain(
+        bias(), likelihood, DELTA, num_steps=1, num_polish=0, num_starts=4, psi=psi, seed=3
+    )
+    names = bias().parameters.names
+    drawn = [
+        pretraining.random_parameters(bias(), int(s))
+        for s in np.random.SeedSequence(3).generate_state(4)
+    ]
+    rises = [bool(psi_rises(start.theta, names)) for start in fitted.starts]
+    assert rises == [psi == "rises"] * len(rises)
+    # or nothing had to be turned
+    assert {bool(psi_rises(theta, names)) for theta in drawn} == {True, False}
+
+
+def test_a_start_that_crosses_over_is_replaced(likelihood, monkeypatch):
+    # a step of 0.03 takes the first to where the likelihood wants it
+    hardly_falling = TRUTH.copy()
+    hardly_falling[0] = -0.01
+    starting_at(monkeypatch, hardly_falling, TRUTH)
+    lines = []
+    fitted = pretrain(
+        bias(),
+        likelihood,
+        DELTA,
+        num_steps=3,
+        num_polish=0,
+        num_starts=1,
+        psi="falls",
+        report=lines.append,
+    )
+    assert [start.is_wanted for start in fitted.starts] == [False, True]
+    assert "psi no longer falls with the density, replaced" in lines[0]
+    assert not psi_rises(fitted.theta, bias().parameters.names)
+
+
+def test_psi_is_of_the_papers_network(likelihood):
+    with pytest.raises(ValueError, match=r"`psi`.*Expected one of.*psi='up'"):
+        pretrain(bias(), likelihood, DELTA, psi="up")
 
 
 def test_a_dead_start_is_not_polished(likelihood):
