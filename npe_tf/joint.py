@@ -67,6 +67,8 @@ _NEVER = 2**30
 # a hundred times what a sweep's energy changes by on the largest meshes tried
 _MAX_ENERGY_CHANGE = 1000.0
 _STANDING = 1e-7
+# what a direction of the block may have, in units of the frame, when a window opens
+_LARGEST_CURVATURE, _RELAXING_PRODUCTS = 3.0, 24
 # Random phases of a shell know the curvature mode by mode. The widths of the modes, their
 # correlations included, are larger the more a shell is pinned (measured: twice at a curvature of
 # 100, once at 1).
@@ -267,6 +269,7 @@ class JointSampler:
         self.sample = tf.function(self._sample)
         self.bootstrap = tf.function(self._bootstrap)
         self.rows = tf.function(self.target.hessian_rows)
+        self.product = tf.function(self.target.hessian_product)
         self.probe = tf.function(self.target.shell_curvature)
         self.unwhiten = tf.function(
             lambda state, frame: (
@@ -486,7 +489,8 @@ class JointChain:
             before = plan.learning[plan.learning.index(sweep) - 1]
             rescaling = self.visits.rescaling(sweep - before)
             frame = target.rescaled(self._numpy_frame(), rescaling)._replace(centre=coordinates)
-            self._enter(white_noise, coordinates, frame, sweep, 0.5 * step)
+            self._enter(white_noise, coordinates, target.triangular(frame), sweep, 0.5 * step)
+            self._relax(white_noise, coordinates, sweep, 0.5 * step)
             return
         if sweep in (*plan.settling, plan.learning[0]):
             delta = sampler.evolved(white_noise).numpy()
@@ -504,8 +508,23 @@ class JointChain:
             self._enter(white_noise, coordinates, frame, sweep, min(step, 0.2))
             return
         self._enter(white_noise, coordinates, frame, sweep)
-        frame = target.refined(self._numpy_frame(), self._block_hessian())
+        frame = target.triangular(target.refined(self._numpy_frame(), self._block_hessian()))
         self._enter(white_noise, coordinates, frame, sweep, 0.05)
+
+    def _relax(self, white_noise: Any, coordinates: Array, sweep: int, step: float) -> None:
+        """Shorten the directions of the block that are steep where the chain stands."""
+        sampler, target = self.sampler, self.sampler.target
+
+        def product(direction: Array) -> Array:
+            row = sampler.product(self.state, self.frame, tf.constant(direction, sampler.dtype))
+            return np.asarray(row, dtype=np.float64)
+
+        frame, curvatures = target.relaxed(
+            self._numpy_frame(), product, _LARGEST_CURVATURE, _RELAXING_PRODUCTS
+        )
+        told = " ".join(f"{value:.3g}" for value in curvatures[:3])
+        self.say(f"chain {self.number}: steepest curvatures of the block {told}")
+        self._enter(white_noise, coordinates, target.triangular(frame), sweep, step)
 
     def _numpy_frame(self) -> Frame:
         return Frame(*(value.numpy() for value in self.frame))

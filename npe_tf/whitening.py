@@ -18,6 +18,7 @@ space. A frame is a constant linear map whose volume element does not matter for
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -235,21 +236,24 @@ class WhitenedPosterior:
         return self._log_posterior(vector, frame, 1.0)[0]
 
     def _log_posterior(self, vector: Tensor, frame: Frame, beta: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.posterior
         free, block, coordinates = self._unwhiten(vector, frame)
-        modes = free + self._from_block(block)
+        delta, prior = self._field(free, block)
         theta, log_volume = self.parameters.theta(coordinates)
-        delta = posterior.gravity(posterior.initial_field.amplify(modes))
-        likelihood = posterior.log_likelihood(delta, tf.cast(theta, self.dtype))
+        likelihood = self.posterior.log_likelihood(delta, tf.cast(theta, self.dtype))
+        prior += self.posterior.log_prior_parameters(theta)
+        return tf.cast(beta, tf.float64) * likelihood + prior, log_volume
+
+    def _field(self, free: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Evolved overdensity, and log prior of the field."""
+        modes = free + self._from_block(block)
+        delta = self.posterior.gravity(self.posterior.initial_field.amplify(modes))
         power = tf.square(tf.math.real(free)) + tf.square(tf.math.imag(free))
         squares = tf.reduce_sum(
             tf.cast(power * tf.constant(self._parseval, self.dtype), tf.float64)
         )
         in_block = block[: block.shape[0] - self._num_parameters]
         squares += tf.reduce_sum(tf.cast(tf.square(in_block), tf.float64))
-        prior = -0.5 * squares - 0.5 * self._num_field * math.log(2.0 * math.pi)
-        prior += posterior.log_prior_parameters(theta)
-        return tf.cast(beta, tf.float64) * likelihood + prior, log_volume
+        return delta, -0.5 * squares - 0.5 * self._num_field * math.log(2.0 * math.pi)
 
     def value_and_gradient(
         self, vector: Tensor, frame: Frame, inverse_temperature: Tensor = 1.0
@@ -279,16 +283,74 @@ class WhitenedPosterior:
 
         def row(number: Tensor) -> Tensor:
             unit = tf.one_hot(number, self.block_size, dtype=self.dtype)
-            field = irfft3d(self._from_block(unit))
-            shift = tf.concat([tf.reshape(field, [-1]), unit[-self._num_parameters :]], 0)
-            shift *= tf.constant(step, self.dtype)
-            ahead, behind = (
-                self.value_and_gradient(moved, frame)[1]
-                for moved in (vector + shift, vector - shift)
-            )
-            return self._to_block(behind - ahead)[1] / (2.0 * step)
+            return self.hessian_product(vector, frame, unit, step)
 
         return tf.map_fn(row, numbers, fn_output_signature=self.dtype, parallel_iterations=1)
+
+    def hessian_product(
+        self, vector: Tensor, frame: Frame, direction: Tensor, step: float = 0.1
+    ) -> Tensor:
+        """The Hessian of -log density in the block times a direction, by central differences.
+
+        Args:
+            vector: where, `[size]`.
+            frame: to which it belongs.
+            direction: in the block, `[M]`.
+            step: of the differences, in units of the direction.
+
+        Returns:
+            `[M]`; two gradients.
+        """
+        field = irfft3d(self._from_block(direction))
+        shift = tf.concat([tf.reshape(field, [-1]), direction[-self._num_parameters :]], 0)
+        shift *= tf.constant(step, self.dtype)
+        ahead, behind = (
+            self.value_and_gradient(moved, frame)[1] for moved in (vector + shift, vector - shift)
+        )
+        return self._to_block(behind - ahead)[1] / (2.0 * step)
+
+    def relaxed(
+        self, frame: Frame, product: Callable[[Array], Array], largest: float, num_products: int
+    ) -> tuple[Frame, Array]:
+        """The frame in which no direction of the block is stiffer than allowed, here.
+
+        The largest curvatures are found by Lanczos' iteration (Golub & Van Loan 2013, section
+        10.1) with full orthogonalisation, which needs few products for those that stand out.
+
+        Args:
+            frame: in whose units the Hessian is.
+            product: the Hessian times a direction `[M]`.
+            largest: curvature that is allowed; steeper directions are shortened to it.
+            num_products: to be made.
+
+        Returns:
+            A frame that differs in its mixing, and the curvatures found, descending.
+        """
+        size = self.block_size
+        count = min(num_products, size)
+        basis = np.zeros((count + 1, size))
+        basis[0] = np.random.default_rng(size).standard_normal(size)
+        basis[0] /= np.linalg.norm(basis[0])
+        diagonal, off = np.zeros(count), np.zeros(count)
+        for i in range(count):
+            image = np.asarray(product(basis[i]), dtype=np.float64)
+            diagonal[i] = image @ basis[i]
+            for _ in range(2):
+                image -= basis[: i + 1].T @ (basis[: i + 1] @ image)
+            off[i] = np.linalg.norm(image)
+            if not off[i] > 1e-6 * np.abs(diagonal[: i + 1]).max():
+                count = i + 1
+                break
+            basis[i + 1] = image / off[i]
+        inner = np.diag(diagonal[:count]) + np.diag(off[: count - 1], 1)
+        values, vectors = np.linalg.eigh(inner + np.diag(off[: count - 1], -1))
+        steep = values > largest
+        directions = basis[:count].T @ vectors[:, steep]
+        shortened = np.sqrt(largest / values[steep]) - 1.0
+        mixing = np.asarray(frame.mixing, dtype=np.float64)
+        mixing = mixing + ((mixing @ directions) * shortened) @ directions.T
+        relaxed = frame._replace(mixing=mixing.astype(self.dtype.as_numpy_dtype))
+        return relaxed, values[::-1]
 
     def shell_curvature(
         self, vector: Tensor, frame: Frame, inverse_temperature: Tensor, seed: Tensor, step: Tensor
@@ -361,3 +423,18 @@ class WhitenedPosterior:
         own = mixing[:, -self._num_parameters :]
         mixing[:, -self._num_parameters :] = own @ np.asarray(rescaling, dtype=np.float64)
         return frame._replace(mixing=mixing.astype(self.dtype.as_numpy_dtype))
+
+    def triangular(self, frame: Frame) -> Frame:
+        """A frame of the same units, up to a rotation, whose parameters move nothing else.
+
+        Args:
+            frame: any.
+
+        Returns:
+            A frame of lower triangular mixing.
+        """
+        mixing = np.asarray(frame.mixing, dtype=np.float64)
+        # of a matrix times its transpose the root, without forming it
+        triangle = np.asarray(np.linalg.qr(mixing.T)[1]).T
+        triangle *= np.where(np.diag(triangle) < 0.0, -1.0, 1.0)
+        return frame._replace(mixing=triangle.astype(self.dtype.as_numpy_dtype))

@@ -26,6 +26,7 @@ __all__ = [
     "PSI",
     "LogDensity",
     "NeuralBias",
+    "PapersNetwork",
     "check_psi",
     "neural_bias_model",
     "psi_rises",
@@ -184,6 +185,61 @@ def check_psi(psi: str) -> None:
         raise ValueError(
             f"Invalid value for argument `psi`. Expected one of {PSI}. Received: psi={psi!r}"
         )
+
+
+class PapersNetwork:
+    """The two layers of a network like the paper's.
+
+    That is one `MultipoleConv3D` to one number psi per voxel, with a bias and a softplus, and a
+    `MixtureDensity`; before them there may be layers without weights.
+
+    Args:
+        model: the network.
+        engine: its convolution.
+        head: its mixture density.
+    """
+
+    def __init__(self, model: Any, engine: MultipoleConv3D, head: MixtureDensity) -> None:
+        """Keep the layers."""
+        self.model = model
+        self.engine = engine
+        self.head = head
+
+    @classmethod
+    def of(cls, model: Any) -> PapersNetwork | None:
+        """Read a model; `None` if it is of another kind."""
+        weighty = [layer for layer in getattr(model, "layers", []) if layer.trainable_variables]
+        if not (
+            len(weighty) == 2
+            and isinstance(weighty[0], MultipoleConv3D)
+            and isinstance(weighty[1], MixtureDensity)
+            and weighty[0].filters == 1
+            and weighty[0].use_bias
+            and getattr(weighty[0].activation, "__name__", "") == "softplus"
+        ):
+            return None
+        return cls(model, *weighty)
+
+    @property
+    def num_shells(self) -> int:
+        """S, the number of weights of the kernel."""
+        return int(np.prod(self.engine.trainable_variables[0].shape))
+
+    def responses(self, delta: Tensor) -> Tensor:
+        """What psi is a function of, without the weights.
+
+        Args:
+            delta: overdensity `[N, N, N]`.
+
+        Returns:
+            `[N', N', N', S]`.
+        """
+        inputs = delta[tf.newaxis, ..., tf.newaxis]
+        for layer in self.model.layers[1:]:
+            if layer is self.engine:
+                break
+            inputs = layer(inputs)
+        return self.engine.shell_responses(inputs)[0]
 
 
 class NeuralBias:

@@ -37,9 +37,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
-from layers import MixtureDensity, MultipoleConv3D
 from layers.components import component_family
-from npe_tf.bias.neural import NeuralBias
+from npe_tf.bias.neural import NeuralBias, PapersNetwork
 
 __all__ = [
     "ParameterCoordinates",
@@ -300,25 +299,12 @@ def parameter_coordinates(bias: NeuralBias, delta: ArrayLike) -> ParameterCoordi
         convolution to one number per voxel, and a `MixtureDensity`), else the parameters as they
         are.
     """
-    hidden = [layer for layer in getattr(bias.model, "layers", []) if layer.trainable_variables]
-    paper = (
-        len(hidden) == 2
-        and isinstance(hidden[0], MultipoleConv3D)
-        and isinstance(hidden[1], MixtureDensity)
-        and hidden[0].filters == 1
-        and hidden[0].use_bias
-        and getattr(hidden[0].activation, "__name__", "") == "softplus"
-    )
-    if not paper:
+    network = PapersNetwork.of(bias.model)
+    if network is None:
         return PlainParameters()
-    engine, mixture = hidden
-    inputs = tf.constant(np.asarray(delta), bias.dtype)[tf.newaxis, ..., tf.newaxis]
-    for layer in bias.model.layers[1:]:
-        if layer is engine:
-            break
-        inputs = layer(inputs)
-    responses = np.asarray(engine.shell_responses(inputs), dtype=np.float64)
-    num_shells = len(engine.trainable_variables[0].numpy().ravel())
+    mixture, num_shells = network.head, network.num_shells
+    responses = np.asarray(network.responses(tf.constant(np.asarray(delta), bias.dtype)))
+    responses = responses.astype(np.float64)
     table = responses.reshape(-1, num_shells)
     chosen = np.unique(np.linspace(0, len(table) - 1, _NUM_REFERENCE).astype(int))
     head = None
