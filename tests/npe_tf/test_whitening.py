@@ -36,10 +36,13 @@ def frames(target):
         "diagonal": diagonal,
         "dense": target.refined(diagonal, root @ root.T + 0.5 * np.eye(target.block_size)),
         "rescaled": target.rescaled(diagonal, mixing),
+        "triangular": target.triangular(
+            target.refined(diagonal, root @ root.T + 0.5 * np.eye(target.block_size))
+        ),
     }
 
 
-KINDS = ["prior", "diagonal", "dense", "rescaled"]
+KINDS = ["prior", "diagonal", "dense", "rescaled", "triangular"]
 
 
 def state_of(target, frame):
@@ -141,6 +144,70 @@ def test_a_refined_frame_makes_its_hessian_the_identity(posterior):
     found = np.linalg.eigvalsh(0.5 * (again + again.T))
     # of directions of negative curvature it is the negative; those of less than a tenth keep less
     assert np.sum(np.abs(np.abs(found) - 1.0) < 0.02) == np.sum(np.abs(values) > 0.1)
+
+
+def test_the_parameters_of_a_triangular_frame_move_nothing_else(target, frames):
+    dense, frame = np.asarray(frames["dense"].mixing), np.asarray(frames["triangular"].mixing)
+    # the same units up to a rotation, of which the density of a standard normal knows nothing
+    np.testing.assert_allclose(frame @ frame.T, dense @ dense.T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(frame, np.tril(frame))
+    assert np.all(np.diag(frame) > 0)
+    state = state_of(target, frames["triangular"])
+    moved = tf.concat([state[:-NUM_PARAMETERS], state[-NUM_PARAMETERS:] + 0.1], 0)
+    fields = [target.white_noise(x, frames["triangular"]).numpy() for x in (state, moved)]
+    np.testing.assert_allclose(fields[0], fields[1], atol=1e-12)
+    shift = target.coordinates(moved, frames["triangular"]) - target.coordinates(
+        state, frames["triangular"]
+    )
+    assert np.linalg.norm(shift) > 0.01
+
+
+def _with_curvatures(target, curvatures, seed=2):
+    """A symmetric matrix of the block of these largest eigenvalues, all others being one."""
+    rng = np.random.default_rng(seed)
+    vectors = np.linalg.qr(rng.standard_normal((target.block_size,) * 2))[0]
+    values = np.ones(target.block_size)
+    values[: len(curvatures)] = curvatures
+    return (vectors * values) @ vectors.T
+
+
+def test_what_is_steep_is_shortened_and_nothing_else_is(target, frames):
+    frame = frames["triangular"]
+    hessian = _with_curvatures(target, [4000.0, 70.0, 20.0, 2.5, 0.1, -5.0])
+    relaxed, found = target.relaxed(frame, lambda v: hessian @ v, 3.0, 12)
+    np.testing.assert_allclose(found[:3], [4000.0, 70.0, 20.0], rtol=1e-6)
+    # the same Hessian in the new units
+    change = np.linalg.solve(frame.mixing, relaxed.mixing)
+    values = np.linalg.eigvalsh(change.T @ hessian @ change)
+    np.testing.assert_allclose(values[-3:], 3.0, rtol=1e-6)
+    expected = np.sort([2.5, 0.1, -5.0] + [1.0] * (target.block_size - 6))
+    np.testing.assert_allclose(values[:-3], expected, rtol=1e-6)
+    np.testing.assert_array_equal(relaxed.width, frame.width)
+
+
+def test_where_nothing_is_steep_the_frame_stays(target, frames):
+    frame = frames["dense"]
+    hessian = _with_curvatures(target, [2.9, 0.3])
+    relaxed, found = target.relaxed(frame, lambda v: hessian @ v, 3.0, 24)
+    np.testing.assert_array_equal(relaxed.mixing, frame.mixing)
+    assert found[0] == pytest.approx(2.9, rel=1e-6)
+
+
+def test_steep_directions_of_the_posterior_are_found(target, frames):
+    frame = frames["dense"]
+    state = state_of(target, frame)
+    everything = tf.range(target.block_size)
+    hessian = target.hessian_rows(state, frame, everything, 1e-4).numpy()
+    steepest = np.linalg.eigvalsh(0.5 * (hessian + hessian.T))[-1]
+
+    def product(direction):
+        return target.hessian_product(state, frame, tf.constant(direction), 1e-4).numpy()
+
+    largest = 0.3 * steepest
+    relaxed, found = target.relaxed(frame, product, largest, target.block_size)
+    assert found[0] == pytest.approx(steepest, rel=1e-4)
+    again = target.hessian_rows(state_of(target, relaxed), relaxed, everything, 1e-4).numpy()
+    assert np.linalg.eigvalsh(0.5 * (again + again.T))[-1] == pytest.approx(largest, rel=1e-2)
 
 
 def test_a_shell_that_is_not_there_is_refused(posterior):
