@@ -19,13 +19,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from npe_tf.catalogues.formats import read_table
+from npe_tf.catalogues.header import header_of
+from npe_tf.catalogues.selection import select
 
 __all__ = ["FIELDS", "Catalogue", "read_fields"]
 
@@ -53,6 +57,10 @@ class Catalogue:
             equal to the float32 nearest to `box_size` is wrapped, even where that is the larger.
         mass: halo masses `[H]`, float64 [Msun/h].
         box_size: comoving side of the cube [Mpc/h].
+        periodic: whether opposite faces of the cube touch; false for one cut out of a larger box.
+        header: what its file says of epoch and cosmology: ``"scale_factor"`` and names of
+            `npe_tf.cosmology.Cosmology`.
+        notes: lines on how it was read: columns, units, what was assumed and what left out.
 
     Raises:
         ValueError: if there is no halo, the shapes do not match, a position is not finite or not
@@ -63,6 +71,9 @@ class Catalogue:
     positions: NDArray[np.float64]
     mass: NDArray[np.float64]
     box_size: float
+    periodic: bool = True
+    header: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every halo, and wrap positions at the far faces of the box."""
@@ -156,7 +167,23 @@ class Catalogue:
                 f"mass; the largest of the {len(self)} has {self.mass.max():g} Msun/h. Received: "
                 f"mass_threshold={threshold:g}"
             )
-        return Catalogue(self.positions[kept], self.mass[kept], self.box_size)
+        return dataclasses.replace(self, positions=self.positions[kept], mass=self.mass[kept])
+
+    def require_padding(self, padding: str) -> None:
+        """Refuse periodic edges for a cube that has none.
+
+        Args:
+            padding: ``"periodic"`` or ``"valid"``.
+
+        Raises:
+            ValueError: if it is ``"periodic"`` and the cube is not.
+        """
+        if padding == "periodic" and not self.periodic:
+            raise ValueError(
+                "Invalid value for argument `padding`. Expected padding='valid' (--padding=valid) "
+                "for a sub-box of a larger simulation, whose faces are not periodic. Received: "
+                f"padding={padding!r}"
+            )
 
     def voxel_index(self, num_cells: int) -> NDArray[np.int64]:
         """Flat index of the vertex nearest to every halo.
@@ -194,6 +221,73 @@ class Catalogue:
         return counts.reshape(n, n, n)
 
     @classmethod
+    def read(
+        cls,
+        path: FilePath,
+        format: str = "auto",
+        *,
+        columns: Mapping[str, str] | None = None,
+        box_size: float | None = None,
+        origin: Sequence[float] | None = None,
+        length_unit: str | None = None,
+        mass_unit: str | None = None,
+        h: float | None = None,
+        keep_subhaloes: bool = False,
+    ) -> Catalogue:
+        """Read a catalogue of another code, or one of our own, whatever its format.
+
+        ``docs/catalogues.md`` describes the formats. What was read, assumed and left out is in the
+        `notes` of the catalogue, what the file says of epoch and cosmology in its `header`.
+
+        Args:
+            path: the file; any format may be compressed with gzip.
+            format: ``"hdf5"``, ``"rockstar"`` (and consistent-trees), ``"pinocchio"``, ``"text"``,
+                ``"npz"``, ``"fits"`` or ``"ecsv"``; ``"auto"`` tells them apart by their first
+                bytes.
+            columns: names in the file of ``"x"``, ``"y"`` and ``"z"`` (or ``"position"``),
+                ``"mass"`` and ``"parent"``; for text also numbers, from 1. By default the usual
+                names.
+            box_size: side of the cube [Mpc/h], if the file does not say; one that does must agree.
+            origin: lowest corner [Mpc/h] of a sub-box of side `box_size` to cut out.
+            length_unit: of the positions (``"Mpc/h"``, ``"kpc"``, ...), if the file does not say.
+            mass_unit: of the masses (``"Msun/h"``, ``"1e10 Msun/h"``, ...), likewise.
+            h: Hubble constant in units of 100 km/s/Mpc, to read units without h.
+            keep_subhaloes: whether haloes with a parent are kept.
+
+        Returns:
+            The haloes.
+
+        Raises:
+            ImportError: if the format needs a package that is not installed.
+            OSError: if the file cannot be read.
+            ValueError: if it is malformed (the message names the line), or columns, units or box
+                are not clear or contradict it.
+        """
+        name = os.fspath(path)
+        options = (columns, origin, length_unit, mass_unit)
+        if format in ("auto", "hdf5") and options == (None,) * 4 and _has_our_layout(name):
+            return cls.read_hdf5(name, box_size=box_size)
+        if box_size is not None:
+            box_size = _positive_number("box_size", box_size, "length in Mpc/h")
+        table = read_table(name, format, columns)
+        found = select(
+            table,
+            box_size=box_size,
+            origin=origin,
+            length=length_unit,
+            mass=mass_unit,
+            h=h,
+            keep_subhaloes=keep_subhaloes,
+        )
+        header = {name: value for name, value in table.header.items() if name != _BOX_SIZE}
+        try:
+            return cls(
+                found.positions, found.mass, found.box_size, found.periodic, header, found.notes
+            )
+        except ValueError as error:
+            raise ValueError(f"{error} (in the file {name!r})") from error
+
+    @classmethod
     def read_hdf5(cls, path: FilePath, *, box_size: float | None = None) -> Catalogue:
         """Read a catalogue in the layout of this module's docstring.
 
@@ -227,8 +321,9 @@ class Catalogue:
                 )
             positions = _read(file, _POSITION)
             mass = _read(file, _MASS)
+            header, notes = _header(file)
         try:
-            catalogue = cls(positions, mass, stated)
+            catalogue = cls(positions, mass, stated, header=header, notes=notes)
         except ValueError as error:
             raise ValueError(f"{error} (in the file {os.fspath(path)!r})") from error
         if box_size is not None and not np.isclose(box_size, catalogue.box_size, rtol=1e-6):
@@ -386,6 +481,23 @@ def _cube(name: str, value: Any) -> Field:
     return cube
 
 
+def _has_our_layout(name: str) -> bool:
+    """Whether a file is HDF5 in the layout of this module's docstring."""
+    if not os.path.isfile(name) or not h5py.is_hdf5(name):
+        return False
+    with _open(name) as file:
+        return _POSITION in file and _MASS in file
+
+
+def _header(file: h5py.File) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    """Epoch and cosmology in the attributes; a line if they cannot be understood."""
+    try:
+        found = header_of(file.attrs.items())
+    except ValueError as error:
+        return {}, (f"attributes of {file.filename} not taken for epoch and cosmology: {error}",)
+    return {name: value for name, value in found.items() if name != _BOX_SIZE}, ()
+
+
 @contextlib.contextmanager
 def _open(path: FilePath) -> Iterator[h5py.File]:
     name = os.fspath(path)
@@ -417,8 +529,16 @@ def _read(file: h5py.File, name: str) -> NDArray[Any]:
             f"Invalid value for argument `path`. Expected the dataset {name!r}. Received: "
             f"{file.filename!r} with the datasets {sorted(present)}"
         )
+    dataset = file[name]
+    # a damaged or hostile file may claim a shape for which there is no memory
+    if dataset.shape is not None and dataset.nbytes > dataset.id.get_storage_size() * 1100:
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected an undamaged dataset {name!r}. "
+            f"Received: {file.filename!r} with {dataset.id.get_storage_size()} bytes of the "
+            f"{dataset.nbytes} that its shape {dataset.shape} takes"
+        )
     try:
-        return np.asarray(file[name][()])
+        return np.asarray(dataset[()])
     except OSError as error:
         raise ValueError(
             f"Invalid value for argument `path`. Expected an undamaged dataset {name!r}. "
