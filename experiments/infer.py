@@ -131,7 +131,6 @@ def main() -> None:
     completeness = options.read_completeness(catalogue.box_size)
     options.import_tensorflow_quietly()
 
-    from npe_tf.catalogue import read_fields
     from npe_tf.convergence import Limits
     from npe_tf.fourier import truncate
     from npe_tf.inference import JointSettings, Progress, Settings, run_inference
@@ -145,18 +144,20 @@ def main() -> None:
     limits = Limits(**given) if given else None
     settings = _settings(JointSettings if FLAGS.scheme == "joint" else Settings)
     num_processes = FLAGS.num_processes or min(settings.num_chains, os.cpu_count() or 1)
-    config = options.config_from_flags()
+    config = options.config_from_flags(catalogue)
     posterior = config.build(catalogue, completeness)
     theta = None if FLAGS.pretrained is None else load_parameters(FLAGS.pretrained, posterior.bias)
     path = options.catalogue_path()
     constants: dict[str, Any] = {"counts": posterior.likelihood.counts}
     if completeness is not None:
         constants["completeness"] = completeness
-    truth = read_fields(path).get("delta_linear")
+    truth = options.read_truth().get("delta_linear")
     if truth is not None and truth.shape[0] >= FLAGS.grid:
         constants["true_delta_linear"] = truncate(truth, FLAGS.grid)
 
     line = options.ProgressLine(sys.stdout)
+    for note in options.notes_of(catalogue):
+        line.say(note)
     line.say(options.data_summary(catalogue, posterior))
 
     def report(progress: Progress) -> None:
@@ -171,6 +172,7 @@ def main() -> None:
             **config.to_attributes(),
             "catalogue": str(path.resolve()) if FLAGS.catalogue != options.SHIPPED else path.name,
             "catalogue_sha256": options.checksum(path),
+            **options.reading_attributes(),
         },
         constants=constants,
         report=report,

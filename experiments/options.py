@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging as standard_logging
 import os
@@ -16,6 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import app, flags, logging
 
+from experiments.data import (
+    COSMOLOGY,
+    SHIPPED,
+    catalogue_path,
+    define_data_flags,
+    notes_of,
+    parameters_of,
+    read_catalogue,
+    read_truth,
+    reading_attributes,
+)
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
 
@@ -24,28 +34,43 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-SHIPPED = "nbody_box_250"
+__all__ = [
+    "COSMOLOGY",
+    "SHIPPED",
+    "ProgressLine",
+    "catalogue_path",
+    "checksum",
+    "config_from_flags",
+    "data_summary",
+    "define_model_flags",
+    "import_tensorflow_quietly",
+    "notes_of",
+    "read_catalogue",
+    "read_completeness",
+    "read_truth",
+    "reading_attributes",
+    "run_main",
+]
 
-# The amplitude is sigma8.
-COSMOLOGY = tuple(f.name for f in dataclasses.fields(Cosmology) if f.name != "A_s")
+
+_COSMOLOGY_HELP = {
+    "Omega_m": "Matter density today, in units of the critical density.",
+    "Omega_b": "Baryon density today.",
+    "h": "Hubble constant in units of 100 km/s/Mpc.",
+    "sigma8": "Linear rms overdensity in spheres of 8 Mpc/h today.",
+    "n_s": "Spectral index of the primordial power.",
+    "T_cmb": "Temperature of the microwave background today [K].",
+    "w0": "Equation of state of dark energy today.",
+    "wa": "Its change, w(a) = w0 + wa (1 - a).",
+    "Omega_k": "Curvature density today, positive if open.",
+}
 
 
 def define_model_flags() -> None:
     """Define the flags that describe the data and the model."""
-    flags.DEFINE_string(
-        "catalogue",
-        SHIPPED,
-        f"HDF5 halo catalogue (halos/position, halos/mass, attribute box_size); '{SHIPPED}' is the "
-        "one that comes with the package.",
-    )
+    define_data_flags()
     flags.DEFINE_integer("grid", 32, "Cells along each side of the mesh; even.", lower_bound=4)
     flags.register_validator("grid", lambda n: n % 2 == 0, "expected an even number of cells")
-    flags.DEFINE_float(
-        "box_size", None, "Side of the box [Mpc/h]; by default the catalogue's own attribute."
-    )
-    flags.register_validator(
-        "box_size", lambda size: size is None or size > 0, "expected a positive length in Mpc/h"
-    )
     flags.DEFINE_float("mass_threshold", 2e12, "Smallest halo mass used [Msun/h].")
     flags.DEFINE_integer(
         "supersampling", 1, "Particles per cell along each side.", lower_bound=1, upper_bound=8
@@ -67,7 +92,7 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_bool("light_cone", False, "Whether --observer sees haloes as light left them.")
     flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
-    flags.DEFINE_float("scale_factor", 1.0, "Scale factor of the catalogue.")
+    flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
     flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
     flags.DEFINE_integer("num_components", 2, "Components of the halo mass function.")
@@ -93,18 +118,20 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_list("observer", None, "Of the survey: x,y,z in coordinates of the box [Mpc/h].")
     for name in COSMOLOGY:
-        flags.DEFINE_float(name, getattr(Cosmology(), name), f"Cosmological parameter {name}.")
+        flags.DEFINE_float(name, getattr(Cosmology(), name), _COSMOLOGY_HELP[name])
 
 
-def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
-    """The model that the flags describe."""
+def config_from_flags(catalogue: Catalogue, dtype: str | None = None) -> PosteriorConfig:
+    """The model that the flags describe, and the catalogue's header where they are silent."""
     from npe_tf.posterior import PosteriorConfig
+
+    parameters, _ = parameters_of(catalogue)
 
     return PosteriorConfig(
         num_cells=FLAGS.grid,
         mass_threshold=FLAGS.mass_threshold,
-        cosmology=Cosmology(**{name: getattr(FLAGS, name) for name in COSMOLOGY}),
-        scale_factor=FLAGS.scale_factor,
+        cosmology=Cosmology(**{name: parameters[name] for name in COSMOLOGY}),
+        scale_factor=parameters["scale_factor"],
         gravity=FLAGS.gravity,
         pm_steps=FLAGS.pm_steps,
         pm_force_factor=FLAGS.pm_force_factor,
@@ -121,22 +148,6 @@ def config_from_flags(dtype: str | None = None) -> PosteriorConfig:
         component_family=FLAGS.component_family,
         dtype=dtype or FLAGS.dtype,
     )
-
-
-def catalogue_path() -> Path:
-    """The catalogue's file."""
-    if FLAGS.catalogue == SHIPPED:
-        from npe_tf.datasets import nbody_box_path
-
-        return Path(nbody_box_path())
-    return Path(FLAGS.catalogue)
-
-
-def read_catalogue() -> Catalogue:
-    """Read the catalogue and check it against the flags."""
-    catalogue = Catalogue.read_hdf5(catalogue_path(), box_size=FLAGS.box_size)
-    catalogue.above(FLAGS.mass_threshold)  # that no halo is left should show before the rest loads
-    return catalogue
 
 
 def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:

@@ -40,14 +40,13 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
-    from npe_tf.catalogue import read_fields
     from npe_tf.fourier import truncate
     from npe_tf.painting import coarsen
     from npe_tf.pretraining import pretrain, save_parameters
 
-    config = options.config_from_flags(dtype="float64")
+    config = options.config_from_flags(catalogue, dtype="float64")
     posterior = config.build(catalogue, completeness)
-    fields = read_fields(options.catalogue_path())
+    fields = options.read_truth()
     name = f"delta_{FLAGS.density}"
     if name not in fields:
         raise ValueError(
@@ -66,6 +65,8 @@ def main() -> None:
     )
     # a folder that cannot be made should show before the fit
     Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+    for note in options.notes_of(catalogue):
+        print(note, flush=True)
     print(options.data_summary(catalogue, posterior), flush=True)
     fitted = pretrain(
         posterior.bias,

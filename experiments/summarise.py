@@ -5,11 +5,13 @@ Usage: ``python -m experiments.summarise --run runs/mine``
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from absl import flags
 
 from experiments import options
+from experiments.data import reading_options
 from npe_tf.energy import WATTS_PER_CORE
 
 FLAGS = flags.FLAGS
@@ -39,12 +41,18 @@ def main() -> None:
     shipped = Path(nbody_box_path())
     recorded = str(attributes["catalogue"])
     path = Path(FLAGS.catalogue or (shipped if recorded == shipped.name else recorded))
-    catalogue = Catalogue.read_hdf5(path, box_size=float(attributes["box_size"]))
-    if options.checksum(path) != attributes["catalogue_sha256"]:
+    if path.is_file() and options.checksum(path) != attributes["catalogue_sha256"]:
         raise ValueError(
             "Invalid value for argument `catalogue`. Expected the file the run is about (SHA-256 "
             f"{attributes['catalogue_sha256']}). Received: {path}, another file"
         )
+    reading = json.loads(str(attributes.get("catalogue_reading", "{}")))
+    catalogue = Catalogue.read(
+        path,
+        box_size=float(attributes["box_size"]),
+        h=float(attributes["cosmology.h"]),
+        **reading_options(reading),
+    )
     options.import_tensorflow_quietly()
 
     from npe_tf.summary import summarise

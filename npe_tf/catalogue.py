@@ -270,21 +270,23 @@ class Catalogue:
         if box_size is not None:
             box_size = _positive_number("box_size", box_size, "length in Mpc/h")
         table = read_table(name, format, columns)
-        found = select(
-            table,
-            box_size=box_size,
-            origin=origin,
-            length=length_unit,
-            mass=mass_unit,
-            h=h,
-            keep_subhaloes=keep_subhaloes,
-        )
-        header = {name: value for name, value in table.header.items() if name != _BOX_SIZE}
         try:
+            found = select(
+                table,
+                box_size=box_size,
+                origin=origin,
+                length=length_unit,
+                mass=mass_unit,
+                h=h,
+                keep_subhaloes=keep_subhaloes,
+            )
+            header = {key: value for key, value in table.header.items() if key != _BOX_SIZE}
             return cls(
                 found.positions, found.mass, found.box_size, found.periodic, header, found.notes
             )
         except ValueError as error:
+            if repr(name) in str(error):
+                raise
             raise ValueError(f"{error} (in the file {name!r})") from error
 
     @classmethod
@@ -486,7 +488,7 @@ def _has_our_layout(name: str) -> bool:
     if not os.path.isfile(name) or not h5py.is_hdf5(name):
         return False
     with _open(name) as file:
-        return _POSITION in file and _MASS in file
+        return _POSITION in file or _MASS in file
 
 
 def _header(file: h5py.File) -> tuple[Mapping[str, float], tuple[str, ...]]:

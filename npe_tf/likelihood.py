@@ -64,6 +64,7 @@ class PoissonLikelihood:
                 "Invalid value for argument `padding`. Expected 'periodic' or 'valid'. Received: "
                 f"padding={padding!r}"
             )
+        catalogue.require_padding(padding)
         if not np.isclose(catalogue.box_size, grid.box_size, rtol=1e-6):
             raise ValueError(
                 "Invalid value for argument `catalogue`. Expected the grid's box_size="

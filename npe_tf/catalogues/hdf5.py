@@ -156,7 +156,9 @@ def _datasets(file: h5py.File) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and item.shape:
+        columns = isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and item.shape
+        # a damaged name comes as bytes
+        if columns and isinstance(name, str):
             shapes[name] = item.shape
         return True if len(shapes) >= _MAX_DATASETS else None
 
