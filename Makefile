@@ -33,12 +33,11 @@ $(STAMP): setup.cfg pyproject.toml
 
 # The same commands serve any catalogue; run again, the second goes on where it stopped.
 demo: $(STAMP) $(DEMO)/pretrained.h5  ## from the shipped catalogue to a posterior and its figures
-	$(PY) -m experiments.infer --grid=32 --pretrained=$(DEMO)/pretrained.h5 --output=$(DEMO) \
-	  --num_chains=2 --num_warmup=120 --num_samples=160
-	$(PY) -m experiments.summarise --run=$(DEMO)
+	$(VENV)/bin/npe-infer --flagfile=demo.flags --pretrained=$(DEMO)/pretrained.h5 --output=$(DEMO)
+	$(VENV)/bin/npe-summarise --run=$(DEMO)
 
 $(DEMO)/pretrained.h5: | $(STAMP)
-	$(PY) -m experiments.pretrain --grid=32 --num_starts=1 --output=$@
+	$(VENV)/bin/npe-pretrain --flagfile=demo.flags --output=$@
 
 test: $(STAMP)  ## the tests, without the slow ones
 	$(PYTEST)

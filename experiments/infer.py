@@ -1,8 +1,15 @@
-"""Sample the initial field and the bias parameters, given a halo catalogue.
+r"""Infer the initial density field and the halo bias from a catalogue of haloes.
 
-Usage: ``python -m experiments.infer --catalogue halos.h5 --grid 32 --output runs/mine``
+A run samples both together, in a folder that it may go on in: the same command again continues
+where it stopped, after Ctrl-C too. npe-summarise tells what it found.
 
-The same command again goes on where the run stopped.
+Examples:
+  npe-infer --catalogue=out_42.list --grid=32 --mass_threshold=1e13 --output=runs/mine --dry_run
+  npe-infer --catalogue=halos.csv --box_size=500 --length_unit=Mpc/h --mass_unit=Msun/h \
+      --Omega_m=0.3 --output=runs/mine
+  npe-infer --flagfile=demo.flags --output=runs/demo
+
+Also as python -m experiments.infer; docs/catalogues.md describes the files that can be read.
 """
 
 from __future__ import annotations
@@ -20,6 +27,12 @@ from experiments import options
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("output", None, "Folder of the run.", required=True)
+flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Tell which haloes are used and why others are not, and what the run takes of memory, disk and "
+    "time, as a few gradients show; write nothing.",
+)
 flags.DEFINE_string(
     "pretrained",
     None,
@@ -160,6 +173,13 @@ def main() -> None:
         line.say(note)
     line.say(options.data_summary(catalogue, posterior))
 
+    if FLAGS.dry_run:
+        from experiments.plan import plan
+
+        for text in plan(catalogue, posterior, settings, FLAGS.output, constants, num_processes):
+            line.say(text)
+        return
+
     def report(progress: Progress) -> None:
         line(progress.line(), last=progress.sweep == progress.num_sweeps)
 
@@ -184,5 +204,10 @@ def main() -> None:
     )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

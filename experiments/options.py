@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import app, flags, logging
 
+from experiments import command_line
 from experiments.data import (
     COSMOLOGY,
     SHIPPED,
@@ -292,4 +293,5 @@ def run_main(main: Callable[[], None]) -> None:
             return 130
         return 0
 
+    command_line.prepare(sys.modules[main.__module__])
     app.run(guarded)

@@ -1,6 +1,12 @@
-"""Fit the bias parameters to a catalogue against a given density field.
+"""Fit the bias parameters to a catalogue against a density field that is known.
 
-Usage: ``python -m experiments.pretrain --catalogue halos.h5 --grid 32 --output runs/pretrained.h5``
+The field comes with the catalogue's file (fields/delta_final or fields/delta_linear of our HDF5
+layout), as a simulation knows it. npe-infer --pretrained=FILE starts with what was found.
+
+Example:
+  npe-pretrain --catalogue=halos.h5 --grid=32 --output=runs/pretrained.h5
+
+Also as python -m experiments.pretrain.
 """
 
 from __future__ import annotations
@@ -83,5 +89,10 @@ def main() -> None:
     print(f"best log L = {fitted.log_likelihood:.1f}; parameters in {FLAGS.output}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,6 +1,9 @@
-"""Print what a run found and draw its figures.
+"""Tell what a run found: convergence, parameters, fields, costs, and figures of them.
 
-Usage: ``python -m experiments.summarise --run runs/mine``
+Example:
+  npe-summarise --run=runs/mine
+
+Also as python -m experiments.summarise.
 """
 
 from __future__ import annotations
@@ -68,5 +71,10 @@ def main() -> None:
         print(f"chains in {FLAGS.netcdf}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -30,7 +30,7 @@ from npe_tf.posterior import FieldPosterior
 from npe_tf.watched import Watched
 from npe_tf.workers import ChainWorkers
 
-__all__ = ["JointSettings", "Progress", "Settings", "run_inference"]
+__all__ = ["JointSettings", "Progress", "Settings", "plan_storage", "run_inference"]
 
 Array = NDArray[Any]
 
@@ -132,6 +132,30 @@ def _sizes(
     if constants:
         lines.append(f"  constants: {size({}, {}, constants)}")
     return "\n".join(lines)
+
+
+def plan_storage(
+    posterior: FieldPosterior,
+    settings: Settings | JointSettings,
+    output: str | Path,
+    constants: Mapping[str, ArrayLike] | None = None,
+) -> str:
+    """Say what the chain file of a run would take on the disk, without making it.
+
+    Args:
+        posterior: as in `run_inference`.
+        settings: as in `run_inference`.
+        output: as in `run_inference`.
+        constants: as in `run_inference`.
+
+    Returns:
+        Lines on the total and its parts.
+    """
+    sampler, chains = _make_chains(posterior, settings)
+    template = _merged(chain.checkpoint_template() for chain in chains)
+    fixed = {name: np.asarray(value) for name, value in (constants or {}).items()}
+    columns = _columns(posterior, settings, sampler.watched)
+    return _sizes(Path(output) / CHAIN_FILE, columns, settings.num_sweeps, template, fixed)
 
 
 def _require_same_watched(store: ChainStore, watched: Watched) -> None:

@@ -141,7 +141,7 @@ def select(
     if full is not None:
         positions, wrapped = _in_box(table, positions, numbers, full)
         if wrapped:
-            notes.append(f"{wrapped} coordinates at the far faces of the box wrapped to 0")
+            notes.append(f"coordinates at the far faces of the box, wrapped to 0: {wrapped}")
     if origin is None:
         size, periodic = float(full if full is not None else math.nan), True
     else:

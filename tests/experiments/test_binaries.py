@@ -204,6 +204,71 @@ def test_a_missing_dataset_lists_what_is_there(tmp_path):
     assert "halos/position" in complained
 
 
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    table = np.column_stack([rng.uniform(0, 60, (200, 3)), 10 ** rng.uniform(12, 14, 200)])
+    path = tmp_path / "halos.txt"
+    np.savetxt(path, table, header="x y z mass")
+    before = sorted(tmp_path.iterdir())
+    printed, complained = run(
+        "infer", f"--catalogue={path}", "--box_size=60", "--length_unit=Mpc/h",
+        "--mass_unit=Msun/h", "--Omega_m=0.3", "--padding=valid", f"--output={tmp_path / 'run'}",
+        *SMALL, "--dry_run",
+    )  # fmt: skip
+    assert complained == ""
+    used, read, below, faces = map(
+        int,
+        re.search(
+            r"haloes: (\d+) of (\d+) used; (\d+) below the mass threshold of 2e\+12 Msun/h, (\d+) "
+            r"near the faces",
+            printed,
+        ).groups(),
+    )
+    assert read == 200 and below == (table[:, 3] < 2e12).sum()
+    assert used + below + faces == read and faces > 0
+    for part in (
+        "Omega_m=0.3 (flags)", "h=0.68", "(defaults)", "8^3 cells", "chain file", "MiB", "GiB",
+        "ms for a gradient", "8 sweeps of 2 chains", "nothing was written",
+    ):  # fmt: skip
+        assert part in printed, part
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_catalogue_of_another_code_from_run_to_summary(tmp_path):
+    mock, *_ = draw_catalogue()
+    path = tmp_path / "out_0.list"
+    half = mock.box_size / 2
+    lines = ["#ID Mvir X Y Z PID", "#a = 1.0", "#Om = 0.300000; Ol = 0.700000; h = 0.700000",
+             f"#Box size: {2 * mock.box_size} Mpc/h", "#Units: Masses in Msun / h",
+             "#Units: Positions in Mpc / h (comoving)"]  # fmt: skip
+    for number, (x, m) in enumerate(zip(mock.positions + half, mock.mass, strict=True)):
+        lines.append(f"{number} {m} {x[0]} {x[1]} {x[2]} {-1 if number % 10 else 3}")
+    path.write_text("\n".join(lines) + "\n")
+    output = tmp_path / "run"
+    arguments = [
+        f"--catalogue={path}", f"--output={output}", f"--box_size={mock.box_size}",
+        f"--origin={half},{half},{half}", *SMALL,
+    ]  # fmt: skip
+    _, complained = run("infer", *arguments, status=2)
+    assert "--padding=valid" in complained and complained.count("\n") == 1
+    _, complained = run("infer", *arguments, "--padding=valid", "--Omega_m=0.25", status=2)
+    assert "Omega_m=0.3 " in complained and "--Omega_m=0.25" in complained
+    printed, complained = run("infer", *arguments, "--padding=valid")
+    assert complained == ""
+    assert "Omega_m=0.3, h=0.7" in printed and "(header)" in printed
+    assert "subhaloes (with a parent id), left out" in printed
+    with h5py.File(output / "chain.h5") as file:
+        assert file.attrs["cosmology.Omega_m"] == 0.3
+    printed, _ = run("infer", *arguments, "--padding=valid")
+    assert "going on after sweep 8 of 8" in printed
+    _, complained = run("infer", *arguments, "--padding=valid", "--keep_subhaloes", status=2)
+    assert "different run" in complained
+    printed, complained = run("summarise", f"--run={output}", f"--figures={tmp_path / 'figures'}")
+    assert "haloes: " in printed
+    assert complained == ""
+
+
 def test_the_joint_scheme_in_two_processes(folder, catalogue):
     output = folder / "joint"
     arguments = [

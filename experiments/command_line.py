@@ -1,0 +1,169 @@
+"""What the programs say of themselves, and the flag files that come with them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+FLAGFILES = Path(__file__).with_name("flagfiles")
+
+_WIDTH = 96
+_COLUMN = 26
+
+# Titles and flags of the help; others follow under the last title.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Catalogue": (
+        "catalogue", "format", "columns", "length_unit", "mass_unit", "box_size", "origin",
+        "keep_subhaloes", "use_header", "mass_threshold",
+    ),
+    "Mesh and gravity": (
+        "grid", "scale_factor", "gravity", "pm_steps", "pm_force_factor", "supersampling",
+        "mass_assignment", "padding", "redshift_space", "light_cone", "dtype",
+    ),
+    "Survey": ("observer", "angular_mask", "radial_selection", "completeness"),
+    "Bias model": (
+        "kernel_size", "num_components", "softening", "parameterisation", "component_family",
+    ),
+    "Cosmology, where the catalogue's header does not state it": (
+        "Omega_m", "Omega_b", "h", "sigma8", "n_s", "w0", "wa", "Omega_k", "T_cmb",
+    ),
+}  # fmt: skip
+
+
+def with_flagfiles(argv: Sequence[str]) -> list[str]:
+    """Find flag files that come with the package, such as ``--flagfile=demo.flags``.
+
+    Args:
+        argv: the command line.
+
+    Returns:
+        The same with full paths; a file of that name in the working folder comes first.
+    """
+    found = list(argv)
+    for place, argument in enumerate(argv):
+        if argument == "--":
+            break
+        name, equals, value = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            continue
+        if not equals and place + 1 < len(argv):
+            found[place + 1] = _flagfile(argv[place + 1])
+        elif equals:
+            found[place] = f"{name}={_flagfile(value)}"
+    return found
+
+
+def _flagfile(name: str) -> str:
+    shipped = FLAGFILES / name
+    here = os.path.exists(os.path.expanduser(name))
+    return (
+        str(shipped) if os.path.basename(name) == name and not here and shipped.is_file() else name
+    )
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for help."""
+    for argument in argv[1:]:
+        if argument == "--":
+            return False
+        if argument in ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort"):
+            return True
+    return False
+
+
+def help_text(module: Any, program: str) -> str:
+    """What a program does, how to call it, and its flags by subject.
+
+    Args:
+        module: the program's module; its docstring is the first part.
+        program: how it is called.
+
+    Returns:
+        Lines of at most 100 characters.
+    """
+    by_module = FLAGS.flags_by_module_dict()
+    own = by_module.get(sys.argv[0] if module.__name__ == "__main__" else module.__name__, [])
+    shared = [
+        flag
+        for name, theirs in by_module.items()
+        if name.startswith("experiments.") and name != module.__name__
+        for flag in theirs
+    ]
+    known = {flag.name: flag for flag in (*own, *shared)}
+    parts = [(module.__doc__ or "").strip(), _section(f"Flags of {program}", own)]
+    grouped = {flag.name for flag in own}
+    for title, names in GROUPS.items():
+        found = [known[name] for name in names if name in known and name not in grouped]
+        parts.append(_section(title, found))
+        grouped.update(names)
+    parts.append(_section("Other", [flag for flag in shared if flag.name not in grouped]))
+    presets = ", ".join(sorted(path.name for path in FLAGFILES.glob("*.flags")))
+    parts.append(
+        f"--flagfile=FILE reads flags from a file, one a line; {presets} come with the package "
+        f"(in {FLAGFILES}).\n--helpfull lists the flags of the libraries too."
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _section(title: str, found: Iterable[Any]) -> str:
+    lines = [line for flag in found for line in _flag_lines(flag)]
+    return "\n".join([f"{title}:", *lines]) if lines else ""
+
+
+def _flag_lines(flag: Any) -> list[str]:
+    values = getattr(flag.parser, "enum_values", None)
+    default = flag.default_as_str
+    default = default.strip("'") if default else None
+    if flag.boolean:
+        name = f"--[no]{flag.name}"
+    else:
+        name = f"--{flag.name}={'|'.join(values) if values else '...'}"
+    # absl puts the values of an enumeration before the help
+    said = flag.help.strip().removeprefix(f"<{'|'.join(values or ())}>: ")
+    if isinstance(flag.default, float):
+        default = f"{flag.default:g}"
+    if default is not None and default != "":
+        said += f" [{default}]"
+    elif FLAGS[flag.name].using_default_value and _is_required(flag):
+        said += " [required]"
+    lines = textwrap.wrap(said, _WIDTH - _COLUMN, break_long_words=False)
+    first = f"  {name}".ljust(_COLUMN)
+    if not first.endswith("  ") or not lines:
+        return [f"  {name}", *(" " * _COLUMN + line for line in lines)]
+    return [first + lines[0], *(" " * _COLUMN + line for line in lines[1:])]
+
+
+def _is_required(flag: Any) -> bool:
+    # absl keeps no list of them: a validator refuses the value None
+    for validator in flag.validators:
+        try:
+            validator.verify(FLAGS)
+        except flags.ValidationError:
+            return True
+    return False
+
+
+def program_name(module: Any) -> str:
+    """How the program was called."""
+    name = Path(sys.argv[0]).name
+    return f"python -m experiments.{Path(name).stem}" if name.endswith(".py") else name
+
+
+def prepare(module: Any) -> None:
+    """Answer a call for help, and find the flag files of the command line.
+
+    Args:
+        module: the program's module.
+    """
+    if wants_help(sys.argv):
+        print(help_text(module, program_name(module)))
+        raise SystemExit(0)
+    sys.argv[:] = with_flagfiles(sys.argv)
