@@ -264,8 +264,8 @@ class Catalogue:
                 are not clear or contradict it.
         """
         name = os.fspath(path)
-        options = (columns, origin, length_unit, mass_unit)
-        if format in ("auto", "hdf5") and options == (None,) * 4 and _has_our_layout(name):
+        plain = all(option is None for option in (columns, origin, length_unit, mass_unit))
+        if plain and format in ("auto", "hdf5") and _has_our_layout(name):
             return cls.read_hdf5(name, box_size=box_size)
         if box_size is not None:
             box_size = _positive_number("box_size", box_size, "length in Mpc/h")

@@ -26,6 +26,9 @@ from npe_tf.catalogues.text_lines import open_binary
 __all__ = ["read", "read_dataset"]
 
 _HEADERS = ("Header", "header", "Parameters", "Cosmology", "cosmology")
+# the layout of `npe_tf.catalogue` has these units
+_OURS = ("halos/position", "halos/mass")
+_OUR_UNITS = {"lengths": "Mpc/h", "masses": "Msun/h"}
 _MAX_DATASETS = 10_000
 # deflate cannot do better than 1032:1
 _MOST_COMPRESSION = 1100
@@ -89,6 +92,8 @@ def _read(
         raise ValueError(f"{error} (in the attributes of {path!r})") from error
     if len(set(units[:count])) > 1:
         raise malformed(path, "x, y and z in one unit", repr(units[:count]))
+    if [names[index] for index in choice.indices[: count + 1]] == list(_OURS):
+        stated = {**_OUR_UNITS, **stated}
     return HaloTable(
         path=path,
         format="HDF5",
