@@ -11,7 +11,9 @@ The layout of a file, in which everything but the fields is needed:
 * ``fields/delta_linear`` and ``fields/delta_final`` `[N, N, N]`, the linear overdensity at a = 1
   and the evolved one, if the truth is known.
 
-Other datasets and attributes are left alone.
+The attributes of the root group may state ``scale_factor`` and parameters of the cosmology by the
+names of `npe_tf.cosmology.Cosmology`, and ``periodic`` if opposite faces do not touch. Other
+datasets and attributes are left alone. `Catalogue.read` takes the files of other codes.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ FIELDS = ("delta_linear", "delta_final")
 _POSITION = "halos/position"
 _MASS = "halos/mass"
 _BOX_SIZE = "box_size"
+_PERIODIC = "periodic"
 
 FilePath = str | os.PathLike[str]
 Field = NDArray[np.floating[Any]]
@@ -324,8 +327,9 @@ class Catalogue:
             positions = _read(file, _POSITION)
             mass = _read(file, _MASS)
             header, notes = _header(file)
+            periodic = bool(np.all(file.attrs.get(_PERIODIC, True)))
         try:
-            catalogue = cls(positions, mass, stated, header=header, notes=notes)
+            catalogue = cls(positions, mass, stated, periodic, header, notes)
         except ValueError as error:
             raise ValueError(f"{error} (in the file {os.fspath(path)!r})") from error
         if box_size is not None and not np.isclose(box_size, catalogue.box_size, rtol=1e-6):
@@ -360,8 +364,15 @@ class Catalogue:
         try:
             with h5py.File(temporary, "w") as file:
                 file.attrs.update(
-                    {_BOX_SIZE: self.box_size, "lengths": "Mpc/h", "masses": "Msun/h"}
+                    {
+                        **self.header,
+                        _BOX_SIZE: self.box_size,
+                        "lengths": "Mpc/h",
+                        "masses": "Msun/h",
+                    }
                 )
+                if not self.periodic:
+                    file.attrs[_PERIODIC] = False
                 file[_POSITION] = self.positions
                 file[_MASS] = self.mass
                 for name, cube in cubes.items():

@@ -67,6 +67,17 @@ def test_our_own_files_are_read_as_before(tmp_path):
     assert found.notes == before.notes == ()
 
 
+def test_what_a_header_said_stays_with_the_haloes(tmp_path):
+    path, options = write(tmp_path, "rockstar", Haloes.draw(100))
+    found = Catalogue.read(path, origin=[0, 0, 0], box_size=80.0, **options)
+    found.write_hdf5(tmp_path / "halos.h5")
+    again = Catalogue.read(tmp_path / "halos.h5")
+    assert again.header == found.header and found.header["Omega_m"] == 0.3
+    assert not again.periodic
+    assert again.box_size == 80.0
+    np.testing.assert_array_equal(again.mass, found.mass)
+
+
 @external
 def test_the_pinocchio_example():
     path = Path(EXTERNAL) / "pinocchio.0.0000.example.catalog.out.gz"
