@@ -108,7 +108,8 @@ def help_text(module: Any, program: str) -> str:
     presets = ", ".join(sorted(path.name for path in FLAGFILES.glob("*.flags")))
     parts.append(
         f"--flagfile=FILE reads flags from a file, one a line; {presets} come with the package "
-        f"(in {FLAGFILES}).\n--helpfull lists the flags of the libraries too."
+        f"(in {FLAGFILES}).\n--verbosity=-1 prints errors only. --helpfull lists the "
+        "flags of the libraries too."
     )
     return "\n\n".join(part for part in parts if part)
 

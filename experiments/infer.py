@@ -168,7 +168,7 @@ def main() -> None:
     if truth is not None and truth.shape[0] >= FLAGS.grid:
         constants["true_delta_linear"] = truncate(truth, FLAGS.grid)
 
-    line = options.ProgressLine(sys.stdout)
+    line = options.ProgressLine(sys.stdout, quiet=False if FLAGS.dry_run else None)
     for note in options.notes_of(catalogue):
         line.say(note)
     line.say(options.data_summary(catalogue, posterior))

@@ -224,8 +224,12 @@ def data_summary(catalogue: Catalogue, posterior: FieldPosterior) -> str:
 class ProgressLine:
     """Prints progress: over itself on a terminal, now and then into a log."""
 
-    def __init__(self, stream: Any, seconds_between_lines: float = 20.0) -> None:
-        """Look what the stream is."""
+    def __init__(
+        self, stream: Any, seconds_between_lines: float = 20.0, quiet: bool | None = None
+    ) -> None:
+        """Look what the stream is; by default `quiet` is what --verbosity=-1 asks for."""
+        verbosity = FLAGS["verbosity"]
+        self._quiet = bool(verbosity.present and FLAGS.verbosity < 0) if quiet is None else quiet
         self._stream = stream
         self._live = stream.isatty()
         self._pause = 0.2 if self._live else seconds_between_lines
@@ -235,6 +239,8 @@ class ProgressLine:
     def __call__(self, line: str, last: bool = False) -> None:
         """Show a line, unless the one before is too fresh."""
         now = time.monotonic()
+        if self._quiet:
+            return
         if not last and now - self._last < self._pause:
             return
         self._last = now
@@ -247,6 +253,8 @@ class ProgressLine:
 
     def say(self, text: str) -> None:
         """Print a line of text below the progress."""
+        if self._quiet:
+            return
         if self._width:
             self._stream.write("\n")
             self._width = 0

@@ -11,6 +11,7 @@ Also as python -m experiments.pretrain.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,10 @@ def main() -> None:
     )
     # a folder that cannot be made should show before the fit
     Path(FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+    line = options.ProgressLine(sys.stdout)
     for note in options.notes_of(catalogue):
-        print(note, flush=True)
-    print(options.data_summary(catalogue, posterior), flush=True)
+        line.say(note)
+    line.say(options.data_summary(catalogue, posterior))
     fitted = pretrain(
         posterior.bias,
         posterior.likelihood,
@@ -83,10 +85,10 @@ def main() -> None:
         num_polish=FLAGS.num_polish,
         num_starts=FLAGS.num_starts,
         seed=FLAGS.seed,
-        report=lambda line: print(line, flush=True),
+        report=line.say,
     )
     save_parameters(FLAGS.output, fitted, posterior.bias, config.to_attributes())
-    print(f"best log L = {fitted.log_likelihood:.1f}; parameters in {FLAGS.output}")
+    line.say(f"best log L = {fitted.log_likelihood:.1f}; parameters in {FLAGS.output}")
 
 
 def run() -> None:

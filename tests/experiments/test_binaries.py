@@ -145,6 +145,10 @@ def write(path, positions, mass, box_size=10.0):
     return path
 
 
+CSV = (
+    b"# box_size=10, redshift=1, Omega_m=0.3\n"
+    b"x [Mpc/h],y [Mpc/h],z [Mpc/h],mass [Msun/h]\n2,2,2,3e12\n"
+)
 GOOD = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([3e12, 5e13])
 
 
@@ -163,6 +167,14 @@ def spoiled(positions=None, mass=None, **options):
         (None, [], "does not exist"),
         (b"x y z\n1 2 3\n", [], "a column for mass.*--columns=mass"),
         (b"x y z mass\n1 2 3 3e12\n", [], "--length_unit"),
+        (CSV, ["--Omega_m=0.25"], "Omega_m=0.3 .*--nouse_header.*--Omega_m=0.25"),
+        (CSV, ["--scale_factor=1"], "`scale_factor`.*scale_factor=0.5"),
+        (CSV, ["--origin=1,1,1", "--box_size=5"], "`padding`.*--padding=valid"),
+        (CSV, ["--origin=1,1", "--box_size=5"], "`origin`.*three numbers"),
+        (CSV, ["--columns=mass"], "`columns`.*x=NAME"),
+        (CSV, ["--columns=mass=M500c"], "`columns`.*'mass'.*mass='M500c'"),
+        (CSV, ["--format=rockstar"], "`path`.*#ID"),
+        (CSV[:-1], [], "last line"),
         (spoiled(mass=[np.nan, 1e13]), [], "`mass`.*1 of 2 haloes"),
         (spoiled(mass=[-1e13, 1e13]), [], "`mass`.*1 of 2 haloes"),
         (spoiled(positions=[[1.0, 2.0, 3.0], [4.0, 5.0, 10.5]]), [], "`positions`.*outside"),

@@ -52,6 +52,14 @@ def test_a_log_gets_whole_lines():
     assert stream.getvalue() == "sweep 1\n"
 
 
+def test_quiet_says_nothing():
+    stream = Terminal()
+    line = ProgressLine(stream, quiet=True)
+    line("sweep 1", last=True)
+    line.say("text")
+    assert stream.getvalue() == ""
+
+
 def test_flags_offer_what_the_layers_have():
     assert tuple(flags.FLAGS["component_family"].parser.enum_values) == FAMILIES
     assert tuple(flags.FLAGS["parameterisation"].parser.enum_values) == PARAMETERISATIONS
