@@ -70,13 +70,10 @@ def _flagfile(name: str) -> str:
 
 
 def wants_help(argv: Sequence[str]) -> bool:
-    """Whether the command line asks for help."""
-    for argument in argv[1:]:
-        if argument == "--":
-            return False
-        if argument in ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort"):
-            return True
-    return False
+    """Whether the command line asks for help; ``-h 0.7`` is the Hubble constant."""
+    before = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    asked = {"--help", "-help", "-?", "--helpshort", "-helpshort"} & set(before)
+    return bool(asked) or list(before[-1:]) == ["-h"]
 
 
 def help_text(module: Any, program: str) -> str:

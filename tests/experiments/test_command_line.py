@@ -61,6 +61,13 @@ def test_help_needs_nothing_heavy_and_says_how_to_begin(name, asked):
     assert all(len(line) <= 100 for line in text.splitlines() if "flagfiles" not in line)
 
 
+def test_what_asks_for_help():
+    wants = command_line.wants_help
+    assert wants(["x", "--output=y", "--help"]) and wants(["x", "-h"])
+    assert not wants(["x", "-h", "0.7"]) and not wants(["x", "-h=0.7"])
+    assert not wants(["x", "--", "--help"]) and not wants(["--help"])
+
+
 def test_the_help_has_every_flag_once():
     text = command_line.help_text(infer, "npe-infer")
     for name in flags.FLAGS:
