@@ -49,7 +49,7 @@ def plan(
     Yields:
         Lines on haloes, mesh, memory, disk and time.
     """
-    from npe_tf.inference import plan_storage
+    from npe_tf.inference import JointSettings, plan_storage
 
     yield from _haloes(catalogue, posterior)
     grid = posterior.grid
@@ -67,7 +67,10 @@ def plan(
     gradients = _gradients_per_sweep(settings)
     rounds = math.ceil(settings.num_chains / num_processes)
     sweeps = seconds * gradients * rounds * settings.num_sweeps
-    fits = seconds * _WARMUP_GRADIENTS * rounds
+    fits = ""
+    if isinstance(settings, JointSettings):
+        long = _duration(seconds * _WARMUP_GRADIENTS * rounds)
+        fits = f", and {long} more or less for the fits of the parameters in the warm-up"
     yield (
         f"memory: about {(_peak_bytes() + _COMPILED_BYTES) / 2**30:.2g} GiB for each of "
         f"{num_processes + (num_processes > 1)} processes"
@@ -77,8 +80,7 @@ def plan(
         f"time: {1e3 * seconds:.3g} ms for a gradient, {gradients} gradients for a sweep of a "
         f"chain, {settings.num_sweeps} sweeps of {settings.num_chains} chains in {num_processes} "
         f"process{'es' if num_processes > 1 else ''} on {cores} core{'s' if cores > 1 else ''}: "
-        f"about {_duration(sweeps)}, and {_duration(fits)} more or less for the fits of the parameters "
-        "in the warm-up"
+        f"about {_duration(sweeps)}{fits}"
     )
     yield "dry run: nothing was written; without --dry_run it starts"
 
