@@ -102,8 +102,8 @@ flags.DEFINE_enum(
     "psi",
     None,
     ["free", "rises", "falls"],
-    "Mode in which every chain starts: how the network's psi goes with the density; 'free' takes "
-    "whichever each chain's own fits find.",
+    "Mode in which every chain starts: how the network's psi goes with the density; rises. 'free' "
+    "takes whichever each chain's own fits find. Chains do not cross from one to the other.",
 )
 options.define_model_flags()
 

@@ -35,6 +35,12 @@ flags.DEFINE_integer("num_steps", 300, "Steps of the Keras optimiser for each st
 flags.DEFINE_integer("num_polish", 600, "Most L-BFGS iterations for each start.")
 flags.DEFINE_integer("num_starts", 5, "Random starts.")
 flags.DEFINE_integer("seed", 0, "Of the starts.")
+flags.DEFINE_enum(
+    "psi",
+    "rises",
+    ["free", "rises", "falls"],
+    "How the network's psi goes with the density in the fits; as in npe-infer.",
+)
 options.define_model_flags()
 
 
@@ -47,6 +53,7 @@ def main() -> None:
     import keras
     import tensorflow as tf
 
+    from npe_tf.bias.neural import possible_psi
     from npe_tf.fourier import truncate
     from npe_tf.painting import coarsen
     from npe_tf.pretraining import pretrain, save_parameters
@@ -85,6 +92,7 @@ def main() -> None:
         num_polish=FLAGS.num_polish,
         num_starts=FLAGS.num_starts,
         seed=FLAGS.seed,
+        psi=possible_psi(FLAGS.psi, posterior.bias.parameters.names),
         report=line.say,
     )
     save_parameters(FLAGS.output, fitted, posterior.bias, config.to_attributes())

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from npe_tf.bias.neural import check_psi
+from npe_tf.bias.neural import check_psi, possible_psi
 from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
@@ -84,7 +84,7 @@ class Settings:
     field_every: int = 10
     annealing_start: float = 0.01
     preconditioned: bool = True
-    psi: str = "free"
+    psi: str = "rises"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -305,7 +305,7 @@ class Chain:
                 num_starts=1,
                 prior_scale=posterior.prior_scale,
                 seed=rng_seed,
-                psi=self.sampler.settings.psi,
+                psi=possible_psi(self.sampler.settings.psi, posterior.bias.parameters.names),
             )
             report(
                 f"chain {self.number}: parameters fitted to the chain's own first field, haloes "

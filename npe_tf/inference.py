@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npe_tf.bias.neural import possible_psi, psi_rises
 from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column, predicted_nbytes
 from npe_tf.convergence import Limits, convergence_of, watched_names
 from npe_tf.energy import COST_COLUMNS, Meter
@@ -101,6 +102,18 @@ def _columns(
         **{name: Column() for name in COST_COLUMNS},
         "white_noise": Column((chains, *shape), dtype, every=settings.field_every),
     }
+
+
+def _require_psi(theta: Array, names: Sequence[str], psi: str) -> None:
+    """Refuse parameters of another mode than that in which the chains are to start."""
+    psi = possible_psi(psi, names)
+    if psi != "free" and psi_rises(-theta if psi == "rises" else theta, names):
+        other = "falls" if psi == "rises" else "rises"
+        raise ValueError(
+            f"Invalid value for argument `initial_theta`. Expected parameters whose psi {psi} with "
+            f"the density (psi={psi!r}). Received: parameters whose psi {other}; ask for "
+            f"psi={other!r} or psi='free', or fit others"
+        )
 
 
 def _sizes(
@@ -247,6 +260,8 @@ def run_inference(
             f"Invalid value for argument `initial_theta`. Expected {size} finite numbers. "
             f"Received: shape {theta.shape}"
         )
+    if theta is not None:
+        _require_psi(theta, posterior.bias.parameters.names, settings.psi)
     joint = isinstance(settings, JointSettings)
     identity = {
         **(attributes or {}),

@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from npe_tf.bias.neural import check_psi
+from npe_tf.bias.neural import check_psi, possible_psi
 from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
 from npe_tf.pretraining import pretrain
@@ -93,7 +93,8 @@ class JointSettings:
         num_dense_shells: shells of wavenumber in the dense block, see `WhitenedPosterior`.
         field_every: sweeps between stored fields.
         psi: the mode in which every chain starts: psi ``"rises"`` or ``"falls"`` with the density,
-            or ``"free"``, whichever its own fits find.
+            see `npe_tf.bias.neural.psi_rises`, or ``"free"``, whichever its own fits find. Networks
+            without such a kernel are always free.
 
     Raises:
         ValueError: if one is out of range.
@@ -108,7 +109,7 @@ class JointSettings:
     decoherence_length: float = 6.0
     num_dense_shells: int = 4
     field_every: int = 10
-    psi: str = "free"
+    psi: str = "rises"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -440,7 +441,7 @@ class JointChain:
             initial_theta=self._theta() if polish else None,
             prior_scale=posterior.prior_scale,
             seed=int(np.random.SeedSequence(words).generate_state(1)[0]),
-            psi=self.sampler.settings.psi,
+            psi=possible_psi(self.sampler.settings.psi, posterior.bias.parameters.names),
         )
         where = "the haloes moved to where its first field is dense" if sweep == 0 else "its field"
         self.say(

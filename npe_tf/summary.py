@@ -192,10 +192,15 @@ class _Report:
             if len(chains)
         ]
         apart = len(kinds["rises with the density"]) and len(kinds["falls with it"])
-        return [
-            f"the network's psi {', '.join(told)}"
-            + (": different modes, whose weights these chains do not tell" if apart else "")
-        ]
+        remark = ": different modes, whose weights these chains do not tell" if apart else ""
+        asked = str(self.store.attributes.get("psi", "free"))
+        if asked != "free":
+            other = "falls" if asked == "rises" else "rises"
+            remark += (
+                f"; all were started so, this is the posterior of one mode (--psi={other}: the "
+                "other, whose weight is not known)"
+            )
+        return [f"the network's psi {', '.join(told)}{remark}"]
 
     def summary(self, folder: Path | None, watts_per_core: float) -> Summary:
         """Everything."""

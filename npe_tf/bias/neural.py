@@ -29,6 +29,7 @@ __all__ = [
     "PapersNetwork",
     "check_psi",
     "neural_bias_model",
+    "possible_psi",
     "psi_rises",
     "starting_mean_bias",
 ]
@@ -185,6 +186,11 @@ def check_psi(psi: str) -> None:
         raise ValueError(
             f"Invalid value for argument `psi`. Expected one of {PSI}. Received: psi={psi!r}"
         )
+
+
+def possible_psi(psi: str, names: Sequence[str]) -> str:
+    """What is asked for, or ``"free"`` for networks without a kernel's centre."""
+    return psi if CENTRE in names else "free"
 
 
 class PapersNetwork:

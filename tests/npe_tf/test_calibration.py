@@ -25,6 +25,7 @@ SETTINGS = Settings(
     bias_leapfrog_steps=6,
     bias_steps=3,
     annealing_start=1.0,
+    psi="free",
 )
 THINNING = 8
 

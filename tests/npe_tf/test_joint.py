@@ -145,6 +145,15 @@ def visits_of(draws, slopes):
     return visits
 
 
+def test_parameters_of_the_other_mode_are_refused(posterior, tmp_path):
+    falling = np.where(np.arange(len(THETA)) < 4, -THETA, THETA)
+    with pytest.raises(ValueError, match=r"`initial_theta`.*psi rises.*Received.*psi='falls'"):
+        run_inference(posterior, JointSettings(**SETTINGS), tmp_path / "run", initial_theta=falling)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"`psi`.*Expected one of.*psi='up'"):
+        JointSettings(psi="up")
+
+
 def test_units_become_those_of_the_posterior():
     rng = np.random.default_rng(0)
     root = np.diag([0.1, 1.0, 5.0]) @ np.linalg.qr(rng.standard_normal((3, 3)))[0]

@@ -43,6 +43,7 @@ def build(num_cells, box_size):
         num_chains=1,
         gradients_per_sweep=GRADIENTS_PER_SWEEP[num_cells],
         num_dense_shells=2,
+        psi="free",
     )
     return JointSampler(posterior, settings)
 
