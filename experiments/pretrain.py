@@ -95,7 +95,8 @@ def main() -> None:
         psi=possible_psi(FLAGS.psi, posterior.bias.parameters.names),
         report=line.say,
     )
-    save_parameters(FLAGS.output, fitted, posterior.bias, config.to_attributes())
+    attributes = {**config.to_attributes(), "box_size": catalogue.box_size}
+    save_parameters(FLAGS.output, fitted, posterior.bias, attributes)
     line.say(f"best log L = {fitted.log_likelihood:.1f}; parameters in {FLAGS.output}")
 
 

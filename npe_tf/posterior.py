@@ -298,11 +298,16 @@ class PosteriorConfig:
         arguments["light_cone"] = self.light_cone
         return LPT(grid, self.cosmology, order=GRAVITIES.index(self.gravity) + 1, **arguments)
 
-    def build_bias(self, seed: int | None = 0) -> NeuralBias:
-        """The bias model alone, with fresh weights."""
+    def build_bias(self, seed: int | None = 0, *, any_mesh: bool = False) -> NeuralBias:
+        """The bias model alone, with fresh weights.
+
+        Args:
+            seed: of the weights.
+            any_mesh: whether it takes meshes of any size, rather than `num_cells` only.
+        """
         log_mass_threshold = math.log(self.mass_threshold)
         model = neural_bias_model(
-            self.num_cells,
+            None if any_mesh else self.num_cells,
             log_mass_threshold=log_mass_threshold,
             kernel_size=self.kernel_size,
             num_components=self.num_components,

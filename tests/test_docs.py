@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SLOW_SECTIONS = ("Example: fibres under a microscope", "In Python")
+SLOW_SECTIONS = ("Example: fibres under a microscope", "In Python", "Saving and loading")
 
 
 def sections():

@@ -1,5 +1,6 @@
 """The binaries as a user runs them, in processes of their own."""
 
+import json
 import os
 import re
 import subprocess
@@ -103,6 +104,23 @@ def test_pretrain_infer_summarise(folder, catalogue):
         "cross_correlation",
     }  # fmt: skip
     assert (output / "figures" / "summary.txt").read_text().strip() in printed
+
+    saved = folder / "bias"
+    printed, complained = run("export", f"--run={output}", f"--output={saved}", "--num_samples=3")
+    assert "2 samples of chains 0 1" in printed
+    assert "for cells of 7.5 Mpc/h and haloes above 2e+12 Msun/h; NOT CONVERGED" in printed
+    described = json.loads((saved / "assets" / "metadata.json").read_text())
+    assert described["convergence"]["verdict"] == "NOT CONVERGED"
+    assert described["provenance"]["num_sweeps"] == 8
+    _, complained = run("export", f"--run={output}", f"--output={saved}", status=2)
+    assert "Refusing to overwrite" in complained
+    again = f"--output={folder / 'again'}"
+    _, complained = run("export", f"--run={output}", again, "--chains=0,2", status=2)
+    assert "different numbers from 0 to 1" in complained
+    _, complained = run("export", again, status=2)
+    assert "either --run or --pretrained" in complained
+    printed, _ = run("export", f"--pretrained={fitted}", again)
+    assert "1 sample of chain 0" in printed
 
     initial = folder / "ics.hdf5"
     printed, _ = run(
