@@ -7,6 +7,7 @@ must agree.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -206,3 +207,37 @@ def read_truth() -> dict[str, Any]:
     if FLAGS.origin is not None or not h5py.is_hdf5(catalogue_path()):
         return {}
     return dict(read_fields(catalogue_path()))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def catalogue_of_run(attributes: Mapping[str, Any], moved_to: str | None = None) -> Catalogue:
+    """Read the catalogue that a run is about, as the run did.
+
+    Args:
+        attributes: of the run's chain file.
+        moved_to: the catalogue's file, if it is no longer where the run found it.
+
+    Raises:
+        ValueError: if the file is another one.
+    """
+    from npe_tf.datasets import nbody_box_path
+
+    shipped = Path(nbody_box_path())
+    recorded = str(attributes["catalogue"])
+    path = Path(moved_to or (shipped if recorded == shipped.name else recorded))
+    if path.is_file() and checksum(path) != attributes["catalogue_sha256"]:
+        raise ValueError(
+            "Invalid value for argument `catalogue`. Expected the file the run is about (SHA-256 "
+            f"{attributes['catalogue_sha256']}). Received: {path}, another file"
+        )
+    reading = json.loads(str(attributes.get("catalogue_reading", "{}")))
+    return Catalogue.read(
+        path,
+        box_size=float(attributes["box_size"]),
+        h=float(attributes["cosmology.h"]),
+        **reading_options(reading),
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging as standard_logging
 import os
 import sys
@@ -19,7 +18,9 @@ from experiments import command_line
 from experiments.data import (
     COSMOLOGY,
     SHIPPED,
+    catalogue_of_run,
     catalogue_path,
+    checksum,
     define_data_flags,
     notes_of,
     parameters_of,
@@ -39,6 +40,7 @@ __all__ = [
     "COSMOLOGY",
     "SHIPPED",
     "ProgressLine",
+    "catalogue_of_run",
     "catalogue_path",
     "checksum",
     "config_from_flags",
@@ -203,11 +205,6 @@ def _observer() -> tuple[float, float, float] | None:
             f"Received: {','.join(FLAGS.observer)}"
         ) from error
     return x, y, z
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def data_summary(catalogue: Catalogue, posterior: FieldPosterior) -> str:

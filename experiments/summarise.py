@@ -8,13 +8,11 @@ Also as python -m experiments.summarise.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from absl import flags
 
 from experiments import options
-from experiments.data import reading_options
 from npe_tf.energy import WATTS_PER_CORE
 
 FLAGS = flags.FLAGS
@@ -35,27 +33,11 @@ flags.DEFINE_string("catalogue", None, "The catalogue, if it is no longer where 
 
 def main() -> None:
     """Summarise."""
-    from npe_tf.catalogue import Catalogue
     from npe_tf.chain_store import CHAIN_FILE, ChainStore
-    from npe_tf.datasets import nbody_box_path
 
     with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
         attributes = dict(store.attributes)
-    shipped = Path(nbody_box_path())
-    recorded = str(attributes["catalogue"])
-    path = Path(FLAGS.catalogue or (shipped if recorded == shipped.name else recorded))
-    if path.is_file() and options.checksum(path) != attributes["catalogue_sha256"]:
-        raise ValueError(
-            "Invalid value for argument `catalogue`. Expected the file the run is about (SHA-256 "
-            f"{attributes['catalogue_sha256']}). Received: {path}, another file"
-        )
-    reading = json.loads(str(attributes.get("catalogue_reading", "{}")))
-    catalogue = Catalogue.read(
-        path,
-        box_size=float(attributes["box_size"]),
-        h=float(attributes["cosmology.h"]),
-        **reading_options(reading),
-    )
+    catalogue = options.catalogue_of_run(attributes, FLAGS.catalogue)
     options.import_tensorflow_quietly()
 
     from npe_tf.summary import summarise

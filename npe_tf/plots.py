@@ -25,6 +25,7 @@ __all__ = [
     "mass_function_by_density",
     "parameter_traces",
     "power_spectra",
+    "predictive_checks",
     "save",
 ]
 
@@ -501,4 +502,51 @@ def cross_correlation(k: ArrayLike, r: ArrayLike | Mapping[str, ArrayLike]) -> F
         if any(named):
             panel.legend(loc="best")
         _finish(panel)
+    return figure
+
+
+def predictive_checks(checks: Sequence[Any]) -> Figure:
+    """Data against mock catalogues, bin by bin, in standard deviations of the mocks.
+
+    Args:
+        checks: of `npe_tf.predictive`, each with a `name`, a `p_value`, an `axis`, `bins` `[B]`,
+            `groups` of G names, and `pull` `[S, G, B]`.
+
+    Returns:
+        One panel for each check, with a line for each group: the mean over the samples, and bars
+        from their 16th to their 84th percentile. Shaded are one and two standard deviations.
+    """
+    matplotlib = _matplotlib()
+    columns = min(2, len(checks))
+    rows = -(-len(checks) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = matplotlib.figure.Figure((3.6 * columns, 2.5 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for panel, check in zip(panels.flat, checks, strict=False):
+            place = np.arange(len(check.bins))
+            for height in (2.0, 1.0):
+                panel.axhspan(-height, height, color=_SHADE if height == 2.0 else "0.85", zorder=0)
+            for index, group in enumerate(check.groups):
+                pull = np.nan_to_num(_array("pull", check.pull, ["S", "G", len(place)])[:, index])
+                low, high = np.quantile(pull, (0.16, 0.84), axis=0)
+                mean = np.clip(pull.mean(axis=0), low, high)
+                panel.errorbar(
+                    place + 0.12 * (index - (len(check.groups) - 1) / 2),
+                    mean,
+                    (mean - low, high - mean),
+                    color=_colour(index),
+                    marker="osD^v"[index % 5],
+                    markersize=3.0,
+                    linewidth=0.8,
+                    label=group,
+                )
+            step = -(-len(place) // 9)
+            panel.set_xticks(place[::step], [f"{x:.3g}" for x in check.bins[::step]], rotation=45)
+            panel.set(xlabel=check.axis, ylabel=r"(data $-$ mocks) / $\sigma$")
+            panel.set_title(f"{check.name}, p = {check.p_value:.3g}")
+            if len(check.groups) > 1:
+                panel.legend()
+            _finish(panel)
+        for panel in panels.flat[len(checks) :]:
+            panel.set_visible(False)
     return figure

@@ -56,6 +56,7 @@ FLOORS = {
         "npe_tf.gibbs",
         "npe_tf.inference",
         "npe_tf.joint",
+        "npe_tf.predictive",
         "npe_tf.summary",
         "npe_tf.watched",
         "npe_tf.whitening",

