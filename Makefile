@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL = 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all soak check bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -44,6 +44,9 @@ test: $(STAMP)  ## the tests, without the slow ones
 
 test-all: $(STAMP)  ## all tests
 	$(PYTEST) -m ''
+
+soak: $(STAMP)  ## kill runs at random moments and compare what is left with whole ones
+	$(PY) -m tests.soak
 
 check: $(STAMP)  ## ruff, mypy and the import floors
 	$(PY) -m ruff check
