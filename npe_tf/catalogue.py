@@ -42,6 +42,8 @@ _MASS = "halos/mass"
 _BOX_SIZE = "box_size"
 _PERIODIC = "periodic"
 
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+
 FilePath = str | os.PathLike[str]
 Field = NDArray[np.floating[Any]]
 
@@ -528,8 +530,17 @@ def _open(path: FilePath) -> Iterator[h5py.File]:
             "Invalid value for argument `path`. Expected an HDF5 file. Received: "
             f"path={name!r} ({error})"
         ) from error
-    with file:
-        yield file
+    try:
+        with file:
+            yield file
+    except _DAMAGE as error:
+        # what HDF5 says of damage comes as any of these, and names no file
+        if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
+            raise
+        raise ValueError(
+            f"Invalid value for argument `path`. Expected an undamaged HDF5 file. Received: "
+            f"path={name!r} ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _read(file: h5py.File, name: str) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from npe_tf.catalogue import Catalogue
+from npe_tf.catalogue import Catalogue, read_fields
 from tests.npe_tf.catalogues.files import WRITERS, Haloes, write
 
 TEXT = ["rockstar", "consistent_trees", "pinocchio", "comma_separated", "white_space"]
@@ -121,6 +121,35 @@ def test_a_changed_byte_raises_nothing_else(tmp_path, name, where, value):
     found = attempt(path, options)
     # what one byte of a number without a checksum may change is a number
     assert found is None or 0 < len(found) <= len(HALOES.mass)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """Bytes of a file in our own layout."""
+    path = tmp_path_factory.mktemp("ours") / "ours.h5"
+    catalogue = Catalogue(HALOES.positions, HALOES.mass, 100.0, header={"Omega_m": 0.3})
+    catalogue.write_hdf5(path, fields={"delta_linear": np.zeros((4, 4, 4))})
+    return path.read_bytes()
+
+
+@given(
+    where=st.lists(
+        st.tuples(st.floats(0.0, 1.0, exclude_max=True), st.integers(1, 255)), max_size=3
+    ),
+    share=st.floats(0.0, 1.0),
+)
+@settings(SHARED, max_examples=100)
+def test_our_own_files_spoiled(tmp_path, ours, where, share):
+    path = tmp_path / "ours.h5"
+    data = bytearray(ours)
+    for place, value in where:  # most of the structure is in the first part
+        data[int(place**2 * len(data))] ^= value
+    path.write_bytes(data if share > 0.5 else data[: int(2 * share * len(data))])
+    attempt(path, {})
+    try:
+        read_fields(path)
+    except (ValueError, OSError) as error:
+        assert path.name in str(error) and "\n" not in str(error)
 
 
 @given(text=st.text(alphabet="0123456789.eE+-nainf xyzm#,;=:\t\n\r\"'()[]/_", max_size=400))

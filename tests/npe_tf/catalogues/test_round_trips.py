@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,14 @@ def test_what_a_header_said_stays_with_the_haloes(tmp_path):
     assert not again.periodic
     assert again.box_size == 80.0
     np.testing.assert_array_equal(again.mass, found.mass)
+
+
+@pytest.mark.parametrize("name", ["fits", "ecsv"])
+def test_astropy_is_asked_for(tmp_path, name, monkeypatch):
+    path, options = write(tmp_path, name, Haloes.draw())
+    monkeypatch.setitem(sys.modules, "astropy", None)
+    with pytest.raises(ImportError, match=r"pip install 'npe_tf\[formats\]'"):
+        Catalogue.read(path, **options)
 
 
 @external
