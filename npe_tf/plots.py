@@ -543,7 +543,7 @@ def predictive_checks(checks: Sequence[Any]) -> Figure:
             step = -(-len(place) // 9)
             panel.set_xticks(place[::step], [f"{x:.3g}" for x in check.bins[::step]], rotation=45)
             panel.set(xlabel=check.axis, ylabel=r"(data $-$ mocks) / $\sigma$")
-            panel.set_title(f"{check.name}, p = {check.p_value:.3g}")
+            panel.set_title(f"{check.name}, p = {check.p_value:.2g}")
             if len(check.groups) > 1:
                 panel.legend()
             _finish(panel)

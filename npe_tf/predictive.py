@@ -8,7 +8,10 @@ them, and of the data, are
 * counts in cells: how many voxels, and blocks of 2^3 voxels, hold how many haloes;
 * the power of the haloes' number density, and its cross power with the evolved density of the
   sample, by mass;
-* the one-point distribution of the smoothed number density.
+* the one-point distribution of the smoothed number density;
+* the scatter of counts: the sum of (count - expected)^2 over voxels in units of what a Poisson
+  process makes of it, by mass and by the number expected. Above one haloes flock together within
+  a voxel, below one they keep their distance.
 
 The discrepancy of a catalogue is the sum over bins of (value - mean)^2 / variance, mean and
 variance being those of data and mocks of the sample together; of numbers of haloes, voxels and
@@ -24,6 +27,7 @@ and then p-values are nearer to one half than uniform ones: what fails, fails in
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -61,7 +65,13 @@ _MASS_EDGES = 10.0 ** np.array([0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
 _MASS_BINS = (1.0, 3.0, 10.0)
 _COUNT_EDGES = np.array([0, 1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
 _DENSITY_EDGES = np.array([0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0])
-_SPECTRA = ("halo power", "cross power")
+_RATE_EDGES = np.array([0.0, 0.1, 0.3, 1.0, 3.0, 10.0])
+_COUNTED = (
+    "mass function",
+    "counts in voxels",
+    "counts in blocks",
+    "one-point distribution",
+)
 _FAILS = 0.01
 
 
@@ -147,7 +157,8 @@ class MockSampler:
 
     Attributes:
         delta: of the voxels that count.
-        rate: expected haloes of each voxel that counts, completeness included.
+        rates: expected haloes of each voxel that counts, by mass, completeness included: from one,
+            three and ten times the threshold, `[3, N', N', N']`.
     """
 
     def __init__(self, posterior: FieldPosterior, delta: ArrayLike, theta: ArrayLike) -> None:
@@ -158,20 +169,28 @@ class MockSampler:
         )
         self.likelihood: PoissonLikelihood = posterior.likelihood
         self.delta = self.likelihood.interior(delta)
-        self.rate = np.asarray(self.likelihood.expected_counts(mass_function), dtype=np.float64)
-        self._mass_function = mass_function
-        self._sample = tf.function(
-            lambda voxels, seed: mass_function.at(voxels).sample(seed=seed),
-            input_signature=[
-                tf.TensorSpec([None], tf.int64),
-                tf.TensorSpec([2], tf.int32),
-            ],
-        )
+        low = np.log(self.likelihood.mass_threshold)
+        above = [
+            np.asarray(self.likelihood.expected_counts(mass_function, edge), dtype=np.float64)
+            for edge in low + np.log(_MASS_BINS)
+        ]
+        # a difference of nearly equal numbers may be a little below zero
+        self.rates = np.stack([*np.maximum(np.subtract(above[:-1], above[1:]), 0.0), above[-1]])
+        self.mass_function = mass_function
+        count = mass_function.scale.shape[-1]
+        self._mixture = [
+            tf.reshape(numbers, [-1, count])
+            for numbers in (
+                mass_function.log_amplitude,
+                mass_function.mean_log_mass,
+                mass_function.scale,
+            )
+        ]
 
     @property
-    def mass_function(self) -> HaloMassFunction:
-        """Of every voxel that counts."""
-        return self._mass_function
+    def rate(self) -> Array:
+        """Expected haloes of all masses in each voxel that counts."""
+        return np.asarray(self.rates.sum(axis=0))
 
     def haloes(self, rng: np.random.Generator) -> Haloes:
         """Draw how many haloes of which mass are in which voxel."""
@@ -182,7 +201,15 @@ class MockSampler:
     def log_masses(self, voxels: NDArray[np.int64], rng: np.random.Generator) -> Array:
         """Draw a log mass for each of the haloes of given voxels, `[H]`."""
         seed = rng.integers(0, 2**31 - 1, 2, dtype=np.int32)
-        log_mass = np.asarray(self._sample(voxels, seed), dtype=np.float64)
+        log_mass = np.asarray(
+            _log_masses(
+                self.mass_function.family,
+                self.mass_function.parameterisation,
+                self.likelihood.mass_threshold,
+                self.mass_function.dtype,
+            )(*self._mixture, voxels, seed),
+            dtype=np.float64,
+        )
         return np.maximum(log_mass, np.log(self.likelihood.mass_threshold))
 
     def catalogue(self, rng: np.random.Generator) -> Catalogue:
@@ -202,14 +229,41 @@ class MockSampler:
         return Catalogue(positions, mass, grid.box_size)
 
 
+@functools.lru_cache(maxsize=8)
+def _log_masses(family: Any, parameterisation: str, mass_threshold: float, dtype: Any) -> Any:
+    """Function that draws masses of haloes; traced once for all samples of a posterior.
+
+    It takes the mixtures of V voxels, three times `[V, T]`, the voxel of each halo and a seed.
+    """
+    mixture = tf.TensorSpec([None, None], dtype)
+
+    threshold = float(np.log(mass_threshold))
+
+    def draw(
+        log_amplitude: Tensor, mean: Tensor, scale: Tensor, voxels: Tensor, seed: Tensor
+    ) -> Any:
+        log_amplitude, mean, scale = (
+            tf.gather(numbers, voxels) for numbers in (log_amplitude, mean, scale)
+        )
+        found = HaloMassFunction(log_amplitude, mean, scale, threshold, parameterisation, family)
+        return found.sample(seed=seed)
+
+    return tf.function(
+        draw,
+        input_signature=[mixture] * 3
+        + [tf.TensorSpec([None], tf.int64), tf.TensorSpec([2], tf.int32)],
+    )
+
+
 def measure(
-    haloes: Haloes, delta: ArrayLike, grid: Grid, mass_threshold: float
+    haloes: Haloes, delta: ArrayLike, rates: Array, grid: Grid, mass_threshold: float
 ) -> dict[str, Array]:
     """Measure all that is checked of a catalogue.
 
     Args:
         haloes: of the voxels of `grid`.
         delta: evolved overdensity of the sample at hand, `[N, N, N]`.
+        rates: expected haloes of the sample at hand, by mass, `[3, N, N, N]`; `MockSampler.rates`.
         grid: of the voxels that count, as if they were periodic.
         mass_threshold: [Msun/h].
 
@@ -233,6 +287,7 @@ def measure(
     half = grid.num_cells // 2
     blocks = counts.reshape(half, 2, half, 2, half, 2).sum(axis=(1, 3, 5))
     shells = grid.num_cells // 4
+    scatter = [_scatter(field, rate) for field, rate in zip(fields, rates, strict=True)]
     contrasts = np.stack([_contrast(field) for field in fields])
     smooth = statistics.smooth(_contrast(counts), grid, grid.cell_size)
     return {
@@ -242,6 +297,7 @@ def measure(
         "halo power": statistics.power_spectrum(contrasts, grid, num_shells=shells).power,
         "cross power": statistics.power_spectrum(contrasts, grid, density, shells).power,
         "one-point distribution": _histogram(1.0 + smooth, np.append(-np.inf, _DENSITY_EDGES)),
+        "scatter of counts": np.stack(scatter),
     }
 
 
@@ -254,6 +310,14 @@ def _in_bins(x: Array, lower: Array) -> Iterator[NDArray[np.bool_]]:
 def _contrast(field: NDArray[Any]) -> Array:
     mean = field.mean()
     return np.asarray(field / mean - 1.0) if mean else np.zeros(field.shape)
+
+
+def _scatter(counts: NDArray[Any], rate: Array) -> Array:
+    """Sum of (count - expected)^2 over that of a Poisson process, by the number expected."""
+    number = np.digitize(rate.ravel(), _RATE_EDGES) - 1
+    squares = np.bincount(number, (counts - rate).ravel() ** 2, len(_RATE_EDGES))
+    expected = np.bincount(number, rate.ravel(), len(_RATE_EDGES))
+    return np.divide(squares, expected, out=np.ones_like(squares), where=expected > 0)
 
 
 def _histogram(values: NDArray[Any], lower: NDArray[Any]) -> Array:
@@ -276,6 +340,7 @@ def _axes(grid: Grid, mass_threshold: float) -> dict[str, tuple[str, Array, tupl
         "halo power": ("k [h/Mpc]", k, by_mass),
         "cross power": ("k [h/Mpc]", k, by_mass),
         "one-point distribution": ("1 + delta of haloes from", lowest, ("all",)),
+        "scatter of counts": ("haloes expected from", _RATE_EDGES, by_mass),
     }
 
 
@@ -343,7 +408,9 @@ def predictive_checks(
     for white_noise, theta in samples:
         sampler = MockSampler(posterior, _density(posterior, white_noise), theta)
         catalogues = [data, *(sampler.haloes(rng) for _ in range(num_mocks))]
-        measured = [measure(each, sampler.delta, grid, threshold) for each in catalogues]
+        measured = [
+            measure(each, sampler.delta, sampler.rates, grid, threshold) for each in catalogues
+        ]
         for name in measured[0]:
             found.setdefault(name, []).append(np.stack([each[name] for each in measured]))
     if not found:
@@ -384,7 +451,7 @@ def _check(name: str, axis: str, bins: Array, groups: tuple[str, ...], numbers: 
     # the last shells of a spectrum may be empty
     numbers = np.nan_to_num(numbers)
     variance = numbers.var(axis=1, keepdims=True)
-    if name not in _SPECTRA:
+    if name in _COUNTED:
         # one halo where there is rarely any is no discrepancy that should drown others
         variance = variance + 1.0
     squares = (numbers - numbers.mean(axis=1, keepdims=True)) ** 2

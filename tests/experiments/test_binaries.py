@@ -105,6 +105,15 @@ def test_pretrain_infer_summarise(folder, catalogue):
     }  # fmt: skip
     assert (output / "figures" / "summary.txt").read_text().strip() in printed
 
+    printed, complained = run("check", f"--run={output}", "--num_mocks=3", "--write_mocks=1")
+    for part in ("4 samples, 3 mocks of each", "mass function", "scatter of counts"):
+        assert part in printed
+    assert complained == ""
+    written = {path.name for path in (output / "checks").iterdir()}
+    assert written == {"checks.txt", "checks.json", "checks.png", "checks.pdf", "mock_000.h5"}
+    assert len(json.loads((output / "checks" / "checks.json").read_text())["checks"]) == 7
+    assert Catalogue.read_hdf5(output / "checks" / "mock_000.h5").mass.min() >= 2e12
+
     saved = folder / "bias"
     printed, complained = run("export", f"--run={output}", f"--output={saved}", "--num_samples=3")
     assert "2 samples of chains 0 1" in printed

@@ -22,7 +22,7 @@ from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
 CONFIG = PosteriorConfig(8, MASS_THRESHOLD, dtype="float64")
 NAMES = [
     "mass function", "counts in voxels", "counts in blocks", "halo power", "cross power",
-    "one-point distribution",
+    "one-point distribution", "scatter of counts",
 ]  # fmt: skip
 
 
@@ -56,7 +56,9 @@ def test_measures_are_those_of_hand_counting():
     delta = np.arange(64.0).reshape(4, 4, 4) / 32.0 - 1.0
     voxels = np.array([0, 0, 0, 1, 63, 63])
     mass = MASS_THRESHOLD * np.array([1.0, 1.5, 2.0, 4.0, 20.0, 900.0])
-    found = measure(Haloes(voxels, np.log(mass)), delta, grid, MASS_THRESHOLD)
+    rates = np.full((3, 4, 4, 4), 0.5)
+    rates[:, 0, 0, 0] = 2.0
+    found = measure(Haloes(voxels, np.log(mass)), delta, rates, grid, MASS_THRESHOLD)
     assert list(found) == NAMES
     np.testing.assert_array_equal(found["mass function"][0], [2, 1, 1, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(found["mass function"][3], [0, 0, 0, 0, 0, 1, 0, 1])
@@ -66,6 +68,8 @@ def test_measures_are_those_of_hand_counting():
     assert found["one-point distribution"].sum() == 64
     # those of the second and of the third mass bin are in one voxel: a white spectrum of the volume
     np.testing.assert_allclose(found["halo power"][1:, 0], 64000.0, rtol=1e-12)
+    # three light haloes where two are expected; and 63 voxels without any
+    np.testing.assert_allclose(found["scatter of counts"][0], [1, 1, 0.5, 0.5, 1, 1])
 
 
 def test_spectra_are_of_the_right_fields(sampler):
@@ -73,7 +77,7 @@ def test_spectra_are_of_the_right_fields(sampler):
 
     grid = Grid(8, 60.0)
     haloes = sampler.haloes(np.random.default_rng(0))
-    found = measure(haloes, sampler.delta, grid, MASS_THRESHOLD)
+    found = measure(haloes, sampler.delta, sampler.rates, grid, MASS_THRESHOLD)
     light = haloes.log_mass < math.log(3 * MASS_THRESHOLD)
     counts = np.bincount(haloes.voxels[light], minlength=512).reshape(grid.shape)
     contrast = counts / counts.mean() - 1.0
@@ -85,7 +89,9 @@ def test_spectra_are_of_the_right_fields(sampler):
 
 def test_no_haloes_are_measured():
     none = Haloes(np.zeros(0, np.int64), np.zeros(0))
-    found = measure(none, np.zeros((4, 4, 4)), Grid(4, 40.0), MASS_THRESHOLD)
+    found = measure(
+        none, np.zeros((4, 4, 4)), np.zeros((3, 4, 4, 4)), Grid(4, 40.0), MASS_THRESHOLD
+    )
     assert all(np.all(np.isfinite(numbers)) for numbers in found.values())
 
 
@@ -140,7 +146,7 @@ def test_counts_that_scatter_too_much_are_caught(truth, sampler):
     found = predictive_checks(
         posterior, [(white_noise, theta)], 199, observed=overdispersed(sampler, rng)
     )
-    assert found["halo power"].p_value == 1 / 200
+    assert found["scatter of counts"].p_value == 1 / 200
 
 
 def test_wrong_input_is_named(truth):
@@ -190,7 +196,7 @@ def test_p_values_of_data_of_the_model_are_uniform(truth, sampler):
     wrong = [
         predictive_checks(
             posterior, [(white_noise, theta)], mocks, number, overdispersed(sampler, rng)
-        )["halo power"].p_value
+        )["scatter of counts"].p_value
         for number in range(20)
     ]
     assert stats.kstest(wrong, "uniform").pvalue < 1e-6
