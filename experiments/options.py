@@ -49,11 +49,14 @@ __all__ = [
     "notes_of",
     "read_catalogue",
     "read_completeness",
+    "read_density",
     "read_truth",
     "reading_attributes",
     "run_main",
 ]
 
+# As `npe_tf.bias.kinds` has them, which would load TensorFlow.
+BIASES = ["neural", "neyrinck", "power_law", "linear", "second_order"]
 
 _COSMOLOGY_HELP = {
     "Omega_m": "Matter density today, in units of the critical density.",
@@ -94,6 +97,12 @@ def define_model_flags() -> None:
     )
     flags.DEFINE_bool("light_cone", False, "Whether --observer sees haloes as light left them.")
     flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
+    flags.DEFINE_enum(
+        "bias",
+        "neural",
+        BIASES,
+        "Bias model: the paper's network, or a model of one rate of haloes by density.",
+    )
     flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
     flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
@@ -149,7 +158,41 @@ def config_from_flags(catalogue: Catalogue, dtype: str | None = None) -> Posteri
         parameterisation=FLAGS.parameterisation,
         component_family=FLAGS.component_family,
         dtype=dtype or FLAGS.dtype,
+        bias=FLAGS.bias,
     )
+
+
+def read_density(posterior: FieldPosterior, which: str) -> np.ndarray[Any, Any]:
+    """The density of the catalogue's file on the mesh of the posterior.
+
+    Args:
+        posterior: gives the mesh and the gravity.
+        which: ``"final"``, the simulation's own, or ``"linear"``, the gravity run from it.
+
+    Returns:
+        Overdensity `[N, N, N]`.
+
+    Raises:
+        ValueError: if the file has no such field.
+    """
+    import tensorflow as tf
+
+    from npe_tf.fourier import truncate
+    from npe_tf.painting import coarsen
+
+    fields = read_truth()
+    name = f"delta_{which}"
+    if name not in fields:
+        raise ValueError(
+            f"Invalid value for argument `density`. Expected a catalogue with fields/{name}. "
+            f"Received: fields {sorted(fields)}"
+        )
+    if which == "final":
+        return coarsen(fields[name], posterior.grid.num_cells)
+    linear = truncate(fields[name], posterior.grid.num_cells)
+    modes = np.fft.rfftn(linear) * posterior.grid.alive
+    density: np.ndarray[Any, Any] = posterior.gravity(tf.constant(modes)).numpy()
+    return density
 
 
 def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from experiments import options
@@ -51,29 +50,13 @@ def main() -> None:
     options.import_tensorflow_quietly()
 
     import keras
-    import tensorflow as tf
 
     from npe_tf.bias.neural import possible_psi
-    from npe_tf.fourier import truncate
-    from npe_tf.painting import coarsen
     from npe_tf.pretraining import pretrain, save_parameters
 
     config = options.config_from_flags(catalogue, dtype="float64")
     posterior = config.build(catalogue, completeness)
-    fields = options.read_truth()
-    name = f"delta_{FLAGS.density}"
-    if name not in fields:
-        raise ValueError(
-            f"Invalid value for argument `density`. Expected a catalogue with fields/{name}. "
-            f"Received: fields {sorted(fields)}"
-        )
-    if FLAGS.density == "final":
-        delta = coarsen(fields[name], FLAGS.grid)
-    else:
-        linear = truncate(fields[name], FLAGS.grid)
-        modes = np.fft.rfftn(linear) * posterior.grid.alive
-        delta = posterior.gravity(tf.constant(modes)).numpy()
-
+    delta = options.read_density(posterior, FLAGS.density)
     optimizer = keras.optimizers.get(
         {"class_name": FLAGS.optimizer, "config": {"learning_rate": FLAGS.learning_rate}}
     )

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from npe_tf.bias.kinds import KINDS, build_single_rate
+from npe_tf.bias.model import BiasModel
 from npe_tf.bias.neural import NeuralBias, neural_bias_model
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
@@ -41,6 +43,7 @@ _LATER_FIELDS = (
     "redshift_space",
     "observer",
     "light_cone",
+    "bias",
 )
 
 
@@ -65,7 +68,7 @@ class FieldPosterior:
         self,
         initial_field: InitialField,
         gravity: Callable[[Tensor], Tensor],
-        bias: NeuralBias,
+        bias: BiasModel,
         likelihood: PoissonLikelihood,
         prior_scale: float = 10.0,
         jit_compile: bool = True,
@@ -215,6 +218,8 @@ class PosteriorConfig:
             observer, or from far away along the last axis if there is none.
         observer: three coordinates in the box [Mpc/h].
         light_cone: whether the haloes' epochs are those at which light left for the observer.
+        bias: one of `npe_tf.bias.kinds.KINDS`. The kernel size, in a periodic box, and the
+            softening are of ``"neural"`` alone; all others are of normals in log mass.
     """
 
     num_cells: int
@@ -237,9 +242,27 @@ class PosteriorConfig:
     redshift_space: bool = False
     observer: tuple[float, float, float] | None = None
     light_cone: bool = False
+    bias: str = "neural"
 
     def __post_init__(self) -> None:
-        """Refuse a gravity that is not there."""
+        """Refuse a gravity or a bias model that is not there."""
+        if self.bias not in KINDS:
+            raise ValueError(
+                f"Invalid value for argument `bias`. Expected one of {KINDS}. Received: "
+                f"bias={self.bias!r}"
+            )
+        mixture = (self.parameterisation, self.component_family)
+        if self.bias != "neural" and mixture != ("log_mass", "normal"):
+            raise ValueError(
+                "Invalid value for argument `bias`. Expected 'neural' for mass functions other "
+                f"than normals in log mass. Received: bias={self.bias!r} with parameterisation="
+                f"{mixture[0]!r}, component_family={mixture[1]!r}"
+            )
+        if self.bias == "second_order" and self.padding != "periodic":
+            raise ValueError(
+                "Invalid value for argument `padding`. Expected 'periodic' for the tidal field of "
+                f"bias='second_order'. Received: padding={self.padding!r}"
+            )
         if self.light_cone and self.gravity == "pm":
             raise ValueError(
                 "Invalid value for argument `gravity`. Expected '1lpt' or '2lpt' for a light cone. "
@@ -306,6 +329,15 @@ class PosteriorConfig:
             any_mesh: whether it takes meshes of any size, rather than `num_cells` only.
         """
         log_mass_threshold = math.log(self.mass_threshold)
+        if self.bias != "neural":
+            return build_single_rate(
+                self.bias,
+                log_mass_threshold,
+                num_cells=None if any_mesh else self.num_cells,
+                num_components=self.num_components,
+                margin=self.kernel_size // 2 if self.padding == "valid" else 0,
+                dtype=self.dtype,
+            )
         model = neural_bias_model(
             None if any_mesh else self.num_cells,
             log_mass_threshold=log_mass_threshold,

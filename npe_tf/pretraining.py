@@ -23,7 +23,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
-from npe_tf.bias.neural import CENTRE, PSI, NeuralBias, psi_rises, starting_mean_bias
+from npe_tf.bias.model import BiasModel
+from npe_tf.bias.neural import CENTRE, PSI, psi_rises, starting_mean_bias
 from npe_tf.likelihood import PoissonLikelihood
 
 __all__ = [
@@ -80,7 +81,7 @@ class Pretrained:
     starts: tuple[Start, ...]
 
 
-def random_parameters(bias: NeuralBias, seed: int) -> NDArray[np.float64]:
+def random_parameters(bias: BiasModel, seed: int) -> NDArray[np.float64]:
     """Draw parameters as the layers' initialisers would, with spread-out kernels.
 
     Kernels (the weights that multiply something) are drawn from N(0, 1/4); biases keep the
@@ -110,7 +111,7 @@ def _check_counts(**counts: int) -> None:
 
 
 def pretrain(
-    bias: NeuralBias,
+    bias: BiasModel,
     likelihood: PoissonLikelihood,
     delta: ArrayLike,
     *,
@@ -239,7 +240,7 @@ class _Fit:
 
     def __init__(
         self,
-        bias: NeuralBias,
+        bias: BiasModel,
         likelihood: PoissonLikelihood,
         delta: Tensor,
         prior_scale: float,
@@ -335,7 +336,7 @@ class _Fit:
 def save_parameters(
     path: str | Path,
     fitted: Pretrained,
-    bias: NeuralBias,
+    bias: BiasModel,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write fitted parameters to an HDF5 file, whole or not at all.
@@ -364,7 +365,7 @@ def save_parameters(
         temporary.unlink(missing_ok=True)
 
 
-def load_parameters(path: str | Path, bias: NeuralBias) -> NDArray[np.float64]:
+def load_parameters(path: str | Path, bias: BiasModel) -> NDArray[np.float64]:
     """Read fitted parameters.
 
     Args:

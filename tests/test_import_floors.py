@@ -52,6 +52,7 @@ FLOORS = {
     3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
     4: ["npe_tf.posterior", "npe_tf.pretraining", "npe_tf.resimulation"],
     5: [
+        "npe_tf.comparison",
         "npe_tf.export",
         "npe_tf.gibbs",
         "npe_tf.inference",
@@ -87,7 +88,12 @@ SAME_FLOOR = [
 
 # Packages that only these modules may import from outside.
 ONLY_FROM = {
-    "layers": ["npe_tf.bias.neural", "npe_tf.bias.standardised", "npe_tf.mass_function"],
+    "layers": [
+        "npe_tf.bias.model",
+        "npe_tf.bias.neural",
+        "npe_tf.bias.standardised",
+        "npe_tf.mass_function",
+    ],
     "samplers": ["npe_tf.gibbs", "npe_tf.joint"],
 }
 

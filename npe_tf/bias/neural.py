@@ -24,6 +24,7 @@ from npe_tf.parameters import FlatParameters
 __all__ = [
     "CENTRE",
     "PSI",
+    "KerasBias",
     "LogDensity",
     "NeuralBias",
     "PapersNetwork",
@@ -322,3 +323,7 @@ class NeuralBias:
             self.parameterisation,
             self.family,
         )
+
+
+KerasBias = NeuralBias
+"""The same class where the Keras model is no neural network, see `npe_tf.bias.single_rate`."""

@@ -38,7 +38,8 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
 from layers.components import component_family
-from npe_tf.bias.neural import NeuralBias, PapersNetwork
+from npe_tf.bias.model import BiasModel
+from npe_tf.bias.neural import PapersNetwork
 
 __all__ = [
     "ParameterCoordinates",
@@ -287,7 +288,7 @@ def _steps(means: Tensor) -> Tensor:
     return tf.concat([means[:1], means[1:] - means[:-1]], 0)
 
 
-def parameter_coordinates(bias: NeuralBias, delta: ArrayLike) -> ParameterCoordinates:
+def parameter_coordinates(bias: BiasModel, delta: ArrayLike) -> ParameterCoordinates:
     """Coordinates for a bias model.
 
     Args:
