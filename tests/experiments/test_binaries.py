@@ -374,3 +374,38 @@ def test_a_run_without_samples_has_no_summary(tmp_path):
 def test_unexpected_arguments(tmp_path):
     _, complained = run("infer", f"--output={tmp_path}", "halos.h5", status=1)
     assert "halos.h5" in complained
+
+
+def test_compare(folder, catalogue):
+    output = folder / "comparison"
+    arguments = [
+        f"--catalogue={catalogue}", "--grid=8", "--models=neyrinck,power_law", "--num_steps=20",
+        "--num_polish=20", "--num_starts=1", "--noheld_out", f"--output={output}",
+    ]  # fmt: skip
+    printed, complained = run("compare", *arguments)
+    assert complained == ""
+    assert (output / "comparison.md").read_text() in printed
+    numbers = json.loads((output / "comparison.json").read_text())
+    assert [model["name"] for model in numbers["models"]] == ["neyrinck", "power_law"]
+    assert [model["num_parameters"] for model in numbers["models"]] == [9, 7]
+    assert numbers["models"][0]["gain"] == 0.0
+    _, complained = run("compare", *arguments, "--reference=linear", status=2)
+    assert "argument `models`" in complained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["joint", "gibbs"])
+@pytest.mark.parametrize("bias", ["neyrinck", "power_law", "linear", "second_order"])
+def test_infer_with_every_bias_model(folder, catalogue, bias, scheme):
+    output = folder / f"{bias}_{scheme}"
+    arguments = [
+        f"--catalogue={catalogue}", "--grid=8", f"--bias={bias}", f"--scheme={scheme}",
+        "--num_warmup=10", "--num_samples=4", "--num_chains=1", "--num_processes=1",
+        f"--output={output}",
+    ]  # fmt: skip
+    printed, complained = run("infer", *arguments)
+    assert complained == ""
+    assert "sampling 14/14" in printed
+    with h5py.File(output / "chain.h5") as file:
+        assert np.all(np.isfinite(file["chain/theta"][()]))
+        assert file.attrs["bias"] == bias
