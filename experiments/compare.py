@@ -60,7 +60,7 @@ def main() -> None:
 
     from npe_tf.comparison import Comparison, fit_model, score_held_out, table
 
-    config = options.config_from_flags(dtype="float64")
+    config = options.config_from_flags(catalogue, dtype="float64")
     posterior = config.build(catalogue)
     delta = options.read_density(posterior, FLAGS.density)
     # a folder that cannot be made should show before the fits
