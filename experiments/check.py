@@ -30,8 +30,8 @@ def main() -> None:
     """Check."""
     from npe_tf.chain_store import CHAIN_FILE, ChainStore
 
+    catalogue, _ = options.catalogue_of_run(FLAGS.run, FLAGS.catalogue)
     with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
-        catalogue = options.catalogue_of_run(store.attributes, FLAGS.catalogue)
         options.import_tensorflow_quietly()
 
         from npe_tf import plots

@@ -214,18 +214,25 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def catalogue_of_run(attributes: Mapping[str, Any], moved_to: str | None = None) -> Catalogue:
+def catalogue_of_run(run: str, moved_to: str | None = None) -> tuple[Catalogue, Path]:
     """Read the catalogue that a run is about, as the run did.
 
     Args:
-        attributes: of the run's chain file.
+        run: folder of the run.
         moved_to: the catalogue's file, if it is no longer where the run found it.
 
+    Returns:
+        The catalogue and its file.
+
     Raises:
+        OSError: if there is no run or no catalogue.
         ValueError: if the file is another one.
     """
+    from npe_tf.chain_store import CHAIN_FILE, ChainStore
     from npe_tf.datasets import nbody_box_path
 
+    with ChainStore.open(Path(run) / CHAIN_FILE) as store:
+        attributes = dict(store.attributes)
     shipped = Path(nbody_box_path())
     recorded = str(attributes["catalogue"])
     path = Path(moved_to or (shipped if recorded == shipped.name else recorded))
@@ -235,9 +242,10 @@ def catalogue_of_run(attributes: Mapping[str, Any], moved_to: str | None = None)
             f"{attributes['catalogue_sha256']}). Received: {path}, another file"
         )
     reading = json.loads(str(attributes.get("catalogue_reading", "{}")))
-    return Catalogue.read(
+    catalogue = Catalogue.read(
         path,
         box_size=float(attributes["box_size"]),
         h=float(attributes["cosmology.h"]),
         **reading_options(reading),
     )
+    return catalogue, path

@@ -33,11 +33,7 @@ flags.DEFINE_string("catalogue", None, "The catalogue, if it is no longer where 
 
 def main() -> None:
     """Summarise."""
-    from npe_tf.chain_store import CHAIN_FILE, ChainStore
-
-    with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
-        attributes = dict(store.attributes)
-    catalogue = options.catalogue_of_run(attributes, FLAGS.catalogue)
+    catalogue, _ = options.catalogue_of_run(FLAGS.run, FLAGS.catalogue)
     options.import_tensorflow_quietly()
 
     from npe_tf.summary import summarise

@@ -17,9 +17,9 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.convergence import Limits, convergence_of, worst_ess, worst_rhat
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
+from npe_tf.environments import DensityEnvironments
 from npe_tf.field_checks import FieldChecks, check_fields
-from npe_tf.mass_function import HaloMassFunction
-from npe_tf.posterior import PosteriorConfig
+from npe_tf.run import Run
 
 __all__ = ["Summary", "summarise"]
 
@@ -27,8 +27,6 @@ Array = NDArray[np.float64]
 
 _LIMITS = Limits()
 _NUM_SHELLS = 8
-_NUM_ENVIRONMENTS = 4
-_NUM_MASS_BINS = 10
 _MOST_FIELDS = 24
 
 
@@ -91,31 +89,11 @@ def summarise(
         return _Report(store, catalogue).summary(folder, watts_per_core)
 
 
-class _Report:
+class _Report(Run):
     def __init__(self, store: ChainStore, catalogue: Catalogue) -> None:
-        self.store = store
-        attributes = store.attributes
-        self.warmup = int(attributes["num_warmup"])
-        self.num_samples = store.num_committed - self.warmup
-        if self.num_samples < 4:
-            raise ValueError(
-                "Invalid value for argument `output`. Expected a run with at least 4 sweeps of "
-                f"sampling. Received: {store.num_committed} sweeps, {self.warmup} of them warm-up"
-            )
-        self.names = [str(name) for name in attributes["parameters"]]
-        config = PosteriorConfig.from_attributes(attributes)
-        self.truth = self._constant("true_delta_linear")
-        self.posterior = config.build(catalogue, self._constant("completeness"))
-        self.grid = self.posterior.grid
-        self.theta = store.read("theta")
-        self.log_posterior = store.read("log_posterior")
+        super().__init__(store, catalogue)
         self.acceptance = store.read("acceptance")
-        self.power = store.read("power")
         self.checkpoint = store.checkpoint() or {}
-        self.num_chains = self.theta.shape[1]
-
-    def _constant(self, name: str) -> Array | None:
-        return self.store.constant(name) if name in self.store.constants else None
 
     def moments(self, field: str) -> tuple[Array, Array]:
         """Mean and standard deviation of a field over all samples and chains."""
@@ -129,21 +107,6 @@ class _Report:
         mean = means.mean(axis=0)
         total = m2.sum(axis=0) + count * np.sum((means - mean) ** 2, axis=0)
         return mean, np.sqrt(total / (count * self.num_chains))
-
-    def stored_samples(self) -> list[tuple[Any, Any]]:
-        """White noise and parameters of stored sweeps after the warm-up, all chains."""
-        column = self.store.columns["white_noise"]
-        fields = self.store.read("white_noise")
-        sweeps = (np.arange(len(fields)) + 1) * column.every - 1
-        chosen = np.flatnonzero(sweeps >= self.warmup)
-        pairs = [(row, chain) for row in chosen for chain in range(self.num_chains)]
-        if not pairs:
-            return []
-        kept = np.unique(np.linspace(0, len(pairs) - 1, _MOST_FIELDS).astype(int))
-        return [
-            (fields[row, chain], self.theta[sweeps[row], chain])
-            for row, chain in (pairs[i] for i in kept)
-        ]
 
     def check_fields(self) -> FieldChecks | None:
         """The stored fields after the warm-up against the prior, and the truth if there is one."""
@@ -347,56 +310,31 @@ def _worst_of_each_kind(kinds: Mapping[str, Sequence[diagnostics.ParameterRow]])
 
 
 class _Environments:
-    """Haloes by mass in environments of different density, found and expected.
-
-    An environment is a range of the evolved density of the sample at hand, so that what is found
-    in it differs from sample to sample as well. (Environments of the posterior mean would be chosen
-    by the haloes themselves: more would be found than expected in the dense ones.)
-    """
+    """Haloes by mass in environments of different density, found and expected."""
 
     def __init__(self, report: _Report) -> None:
-        self.likelihood = report.posterior.likelihood
-        self.labels = ["emptiest 50%", "next 30%", "next 15%", "densest 5%"]
-        log_mass = self.likelihood.log_masses
-        low = np.log(self.likelihood.mass_threshold)
-        self.edges = np.linspace(low, log_mass.max() + 1e-3, _NUM_MASS_BINS + 1)
+        likelihood, bias = report.posterior.likelihood, report.posterior.bias
+        self.environments = DensityEnvironments(likelihood)
         found, expected, volumes, totals = [], [], [], []
-        dtype = report.posterior.bias.dtype
-        for white_noise, theta in report.stored_samples():
-            delta = report.posterior.density(tf.constant(white_noise))
-            mass_function = report.posterior.bias.mass_function(delta, tf.constant(theta, dtype))
-            per_voxel = self.likelihood.expected_counts(mass_function)
+        for sample in report.stored_samples(_MOST_FIELDS):
+            delta = report.posterior.density(tf.constant(sample.white_noise))
+            mass_function = bias.mass_function(delta, tf.constant(sample.theta, bias.dtype))
+            per_voxel = likelihood.expected_counts(mass_function)
             totals.append(float(tf.reduce_sum(tf.cast(per_voxel, tf.float64))))
-            density = self.likelihood.interior(delta).ravel()
-            environment = np.digitize(density, np.quantile(density, (0.5, 0.8, 0.95)))
-            volumes.append(np.bincount(environment, minlength=_NUM_ENVIRONMENTS))
-            place = environment[self.likelihood.voxels]
-            found.append(
-                [
-                    np.histogram(log_mass[place == e], self.edges)[0]
-                    for e in range(_NUM_ENVIRONMENTS)
-                ]
-            )
-            expected.append(self._expected(mass_function, environment))
+            environment = self.environments.of(delta)
+            volumes.append(self.environments.volumes(environment))
+            found.append(self.environments.found(environment))
+            expected.append(self.environments.expected(environment, mass_function))
         self.expected_total = np.array(totals)
         self.expected = np.array(expected)
-        self.found = np.array(found, dtype=np.float64)
-        self.volumes = np.array(volumes) * report.grid.cell_volume
-
-    def _expected(self, mass_function: HaloMassFunction, environment: NDArray[np.int64]) -> Array:
-        above = []
-        for edge in self.edges:
-            beyond = self.likelihood.expected_counts(mass_function, edge)
-            counts = np.asarray(beyond, dtype=np.float64).ravel()
-            above.append(np.bincount(environment, counts, minlength=_NUM_ENVIRONMENTS))
-        cumulative = np.stack(above, axis=-1)
-        return np.asarray(cumulative[..., :-1] - cumulative[..., 1:])
+        self.found = np.array(found)
+        self.volumes = np.array(volumes)
 
     def figure(self) -> Any:
         """The halo mass function by density."""
         return plots.mass_function_by_density(
-            self.edges / np.log(10.0),
-            self.labels,
+            self.environments.log_mass_edges / np.log(10.0),
+            self.environments.labels,
             self.found.mean(axis=0),
             np.quantile(self.expected, (0.16, 0.5, 0.84), axis=0),
             self.volumes.mean(axis=0),
