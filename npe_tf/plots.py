@@ -2,17 +2,27 @@
 
 Every function returns a `matplotlib.figure.Figure` and leaves matplotlib's global state alone, so
 that it works without a display and inside other people's scripts. Lengths in Mpc/h, wavenumbers in
-h/Mpc, masses in Msun/h. Colours follow Okabe and Ito's palette for colour-blind readers.
+h/Mpc, masses in Msun/h. `npe_tf.plot_style` is how they look.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from npe_tf.plot_style import (
+    MUTED,
+    SHADE,
+    STYLE,
+    checked_array,
+    colour_of,
+    finish,
+    import_matplotlib,
+    save,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,68 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cross_correlation",
+    "draw_mass_functions",
+    "environment_colours",
     "field_slices",
     "log_posterior_trace",
     "mass_function_by_density",
     "parameter_traces",
+    "poisson_interval",
     "power_spectra",
     "predictive_checks",
     "save",
 ]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MUTED = "0.55"
-_SHADE = "0.92"
 _K_LABEL = r"$k$ [$h$ Mpc$^{-1}$]"
-_STYLE: dict[str, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
-    "axes.labelsize": 9.0,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.fontsize": 8.0,
-    "legend.frameon": False,
-    "axes.linewidth": 0.7,
-    "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,
-}
 
 Array = NDArray[np.float64]
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.figure
-        import matplotlib.lines
-        import matplotlib.patches
-    except ImportError as error:
-        raise ImportError("Figures need matplotlib: pip install npe_tf[plots]") from error
-    return matplotlib
-
-
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
-def _array(name: str, value: ArrayLike, shape: Sequence[int | str]) -> Array:
-    """Check a shape in which a string stands for any length."""
-    array = np.asarray(value, dtype=np.float64)
-    fits = array.ndim == len(shape) and all(
-        isinstance(n, str) or n == m for n, m in zip(shape, array.shape, strict=True)
-    )
-    if not fits or array.size == 0:
-        expected = ", ".join(map(str, shape))
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a non-empty array of shape "
-            f"[{expected}]. Received: shape {array.shape}"
-        )
-    return array
-
-
-def _finish(*panels: Axes) -> None:
-    for panel in panels:
-        panel.tick_params(which="both", direction="in", top=True, right=True)
 
 
 def _limit_to_settled(panel: Axes, values: Array, num_warmup: int) -> None:
@@ -107,41 +70,29 @@ def _wavenumber_axis(panel: Axes, k: Array) -> None:
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Write a figure as PNG (200 dpi) and as PDF.
-
-    Args:
-        figure: the figure.
-        path: the files' path without an ending, or with one that is replaced.
-
-    Returns:
-        Paths of the PNG and the PDF.
-    """
-    matplotlib = _matplotlib()
-    stem, ending = os.path.splitext(os.fspath(path))
-    stem = stem if ending.lower() in (".png", ".pdf") else stem + ending
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(f"{stem}.png", dpi=200)
-        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
-    return f"{stem}.png", f"{stem}.pdf"
-
-
-def parameter_traces(samples: ArrayLike, names: Sequence[str], num_warmup: int = 0) -> Figure:
+def parameter_traces(
+    samples: ArrayLike,
+    names: Sequence[str],
+    num_warmup: int = 0,
+    chains: Sequence[str] | None = None,
+) -> Figure:
     """Draw the path of every parameter, one panel each and one colour per chain.
 
     Args:
         samples: draws, `[S, C, D]`.
         names: names of the D parameters.
         num_warmup: how many draws at the start are warm-up, shown on grey.
+        chains: names of the C chains; "chain 1" and so on by default.
 
     Returns:
         The figure.
     """
-    draws = _array("samples", samples, ("S", "C", len(names)))
-    matplotlib = _matplotlib()
+    draws = checked_array("samples", samples, ("S", "C", len(names)))
+    chains = chains or [f"chain {chain + 1}" for chain in range(draws.shape[1])]
+    matplotlib = import_matplotlib()
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(
             figsize=(7.5, 0.5 + 1.15 * rows), layout="constrained"
         )
@@ -149,22 +100,22 @@ def parameter_traces(samples: ArrayLike, names: Sequence[str], num_warmup: int =
         sweeps = np.arange(1, len(draws) + 1)
         for index, panel in enumerate(grid.flat[: len(names)]):
             if num_warmup:
-                panel.axvspan(0, num_warmup, color=_SHADE, lw=0, label="warm-up")
+                panel.axvspan(0, num_warmup, color=SHADE, lw=0, label="warm-up")
             for chain in range(draws.shape[1]):
                 panel.plot(
                     sweeps,
                     draws[:, chain, index],
-                    color=_colour(chain),
+                    color=colour_of(chain),
                     lw=0.6,
                     alpha=0.85,
-                    label=f"chain {chain + 1}",
+                    label=chains[chain],
                 )
             panel.set_title(names[index], pad=3)
             panel.set_xlim(0, len(draws))
             _limit_to_settled(panel, draws[..., index], num_warmup)
             panel.locator_params(axis="y", nbins=4)
             panel.tick_params(labelbottom=index + columns >= len(names))
-            _finish(panel)
+            finish(panel)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         for spare in grid.flat[len(names) :]:
             spare.set_axis_off()
@@ -173,7 +124,7 @@ def parameter_traces(samples: ArrayLike, names: Sequence[str], num_warmup: int =
             legend = grid.flat[-1].legend(handles, labels, **place)
             for line in legend.get_lines():
                 line.set_linewidth(1.5)
-        figure.supxlabel("sweep", fontsize=_STYLE["axes.labelsize"])
+        figure.supxlabel("sweep", fontsize=STYLE["axes.labelsize"])
     return figure
 
 
@@ -216,19 +167,21 @@ def field_slices(
         )
     first = (num_cells - thickness) // 2 if index is None else index
     layers = np.arange(first, first + thickness) % max(1, num_cells)
-    haloes = _array("counts", counts, cube)[..., layers].sum(-1)
+    haloes = checked_array("counts", counts, cube)[..., layers].sum(-1)
     given = {
         "mean_initial": ("initial density, mean", mean_initial),
         "mean_final": ("final density, mean", mean_final),
         "std_initial": ("initial density, st. dev.", std_initial),
         "std_final": ("final density, st. dev.", std_final),
     }
-    slabs = {n: _array(n, field, cube)[..., layers].mean(-1) for n, (_, field) in given.items()}
+    slabs = {
+        n: checked_array(n, field, cube)[..., layers].mean(-1) for n, (_, field) in given.items()
+    }
 
-    matplotlib = _matplotlib()
+    matplotlib = import_matplotlib()
     cell = box_size / num_cells
     extent = (-0.5 * cell, box_size - 0.5 * cell) * 2  # mesh values sit at the cells' vertices
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(figsize=(9.6, 5.6), layout="constrained")
         grid = figure.add_gridspec(2, 3)
         places = {
@@ -285,7 +238,7 @@ def _band(panel: Axes, x: Array, curves: Array, colour: str, label: str) -> None
 
 def power_spectra(
     k: ArrayLike,
-    samples_power: ArrayLike,
+    samples_power: ArrayLike | Mapping[str, ArrayLike],
     prior_power: ArrayLike,
     modes_per_shell: ArrayLike,
     true_power: ArrayLike | None = None,
@@ -294,7 +247,7 @@ def power_spectra(
 
     Args:
         k: wavenumbers of the shells, `[K]` [h/Mpc].
-        samples_power: power of each sample, `[S, K]` [(Mpc/h)^3].
+        samples_power: power of each sample, `[S, K]` [(Mpc/h)^3], or several of these by name.
         prior_power: expected power, `[K]` [(Mpc/h)^3].
         modes_per_shell: live modes of each shell, k and -k both, `[K]`; the prior's 1-sigma band
             is ``sqrt(2 / modes)`` of its power.
@@ -303,30 +256,33 @@ def power_spectra(
     Returns:
         The figure: spectra above, ratio to the prior below.
     """
-    x = _array("k", k, ("K",))
+    x = checked_array("k", k, ("K",))
     size = len(x)
-    power = _array("samples_power", samples_power, ("S", size))
-    prior = _array("prior_power", prior_power, (size,))
-    modes = _array("modes_per_shell", modes_per_shell, (size,))
-    true = None if true_power is None else _array("true_power", true_power, (size,))
+    curves = samples_power if isinstance(samples_power, Mapping) else {"samples": samples_power}
+    powers = {n: checked_array("samples_power", c, ("S", size)) for n, c in curves.items()}
+    prior = checked_array("prior_power", prior_power, (size,))
+    modes = checked_array("modes_per_shell", modes_per_shell, (size,))
+    true = None if true_power is None else checked_array("true_power", true_power, (size,))
     filled = (modes > 0) & np.isfinite(x) & (prior > 0)
-    x, power, prior, modes = x[filled], power[:, filled], prior[filled], modes[filled]
+    x, prior, modes = x[filled], prior[filled], modes[filled]
+    powers = {name: power[:, filled] for name, power in powers.items()}
     scatter = np.sqrt(2.0 / modes)
 
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context(_STYLE):
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(figsize=(5.0, 5.0), layout="constrained")
         top, bottom = figure.subplots(2, sharex=True, gridspec_kw={"height_ratios": (2, 1)})
         for panel, unit in ((top, np.ones_like(prior)), (bottom, prior)):
             band = ((1 - scatter) * prior / unit, (1 + scatter) * prior / unit)
             panel.fill_between(x, *band, color="0.85", lw=0, label=r"prior, $1\sigma$ of one field")
-            panel.plot(x, prior / unit, color=_MUTED, lw=1.0, label="prior")
-            _band(panel, x, power / unit, _COLOURS[0], "samples, median and 68%")
+            panel.plot(x, prior / unit, color=MUTED, lw=1.0, label="prior")
+            for index, (name, power) in enumerate(powers.items()):
+                _band(panel, x, power / unit, colour_of(index), f"{name}, median and 68%")
             if true is not None:
                 panel.plot(x, true[filled] / unit, color="k", ls="--", label="truth")
-            _finish(panel)
+            finish(panel)
         top.set(xscale="log", yscale="log", ylabel=r"$P(k)$ [(Mpc/$h)^3$]")
-        positive = np.concatenate([power[power > 0], prior])
+        positive = np.concatenate([*(power[power > 0] for power in powers.values()), prior])
         top.set_ylim(0.5 * positive.min(), 2.0 * positive.max())
         top.legend(loc="lower left")
         bottom.set_ylabel(r"$P / P_\mathrm{prior}$")
@@ -335,7 +291,7 @@ def power_spectra(
     return figure
 
 
-def _poisson_interval(counts: Array) -> tuple[Array, Array]:
+def poisson_interval(counts: Array) -> tuple[Array, Array]:
     """Central 68 percent limits of a Poisson mean (Gehrels 1986, ApJ 303, 336, eqs. 7 and 12).
 
     Counts may be means over samples; the lower limit of less than one halo is zero.
@@ -343,6 +299,63 @@ def _poisson_interval(counts: Array) -> tuple[Array, Array]:
     safe = np.maximum(counts, 1.0)
     lower = safe * (1.0 - 1.0 / (9.0 * safe) - 1.0 / (3.0 * np.sqrt(safe))) ** 3
     return np.where(counts >= 1, lower, 0.0), counts + 1.0 + np.sqrt(counts + 0.75)
+
+
+def environment_colours(number: int) -> Array:
+    """Colours of environments from empty to dense, `[number, 4]`."""
+    colours = import_matplotlib().colormaps["viridis"](np.linspace(0.0, 0.85, number))
+    return np.asarray(colours, dtype=np.float64)
+
+
+def draw_mass_functions(
+    panel: Axes,
+    log_mass_edges: Array,
+    labels: Sequence[str],
+    counts: Array,
+    model_counts: Array,
+    volumes: Array,
+) -> None:
+    """Draw the mass functions of D environments into a panel; see `mass_function_by_density`.
+
+    Args:
+        panel: to draw into.
+        log_mass_edges: `[M + 1]` [log10 of Msun/h].
+        labels: of the environments.
+        counts: `[D, M]`.
+        model_counts: lower end, line and upper end of each band, `[3, D, M]`.
+        volumes: `[D]` [(Mpc/h)^3].
+    """
+    norm = volumes[:, None] * np.diff(log_mass_edges)
+    masses = 10.0 ** (0.5 * (log_mass_edges[1:] + log_mass_edges[:-1]))
+    lower, upper = poisson_interval(counts)
+    colours = environment_colours(len(labels))
+    for index, (label, colour) in enumerate(zip(labels, colours, strict=True)):
+        low, middle, high = model_counts[:, index] / norm[index]
+        panel.fill_between(masses, low, high, color=colour, alpha=0.3, lw=0)
+        panel.plot(masses, middle, color=colour)
+        seen = counts[index] > 0
+        y = counts[index] / norm[index]
+        bars = (y - lower[index] / norm[index], upper[index] / norm[index] - y)
+        panel.errorbar(
+            masses[seen],
+            y[seen],
+            yerr=[bar[seen] for bar in bars],
+            fmt="o",
+            ms=3.5,
+            lw=0.9,
+            color=colour,
+            label=label,
+        )
+    shown = (counts / norm)[counts > 0]
+    panel.set(
+        xscale="log",
+        yscale="log",
+        xlabel=r"$M$ [$M_\odot/h$]",
+        ylabel=r"$\mathrm{d}n/\mathrm{d}\log_{10}M$ [(Mpc/$h)^{-3}$]",
+        xlim=10.0 ** log_mass_edges[[0, -1]],
+    )
+    if shown.size:
+        panel.set_ylim(0.3 * shown.min(), 3.0 * shown.max())
 
 
 def mass_function_by_density(
@@ -365,51 +378,22 @@ def mass_function_by_density(
     Returns:
         The figure: haloes per volume and decade of mass.
     """
-    edges = _array("log_mass_edges", log_mass_edges, ("M + 1",))
+    edges = checked_array("log_mass_edges", log_mass_edges, ("M + 1",))
     size = (len(labels), len(edges) - 1)
-    observed = _array("counts", counts, size)
-    model = _array("model_counts", model_counts, (3, *size))
-    norm = _array("volumes", volumes, size[:1])[:, None] * np.diff(edges)
-    masses = 10.0 ** (0.5 * (edges[1:] + edges[:-1]))
-    lower, upper = _poisson_interval(observed)
+    observed = checked_array("counts", counts, size)
+    model = checked_array("model_counts", model_counts, (3, *size))
+    volumes = checked_array("volumes", volumes, size[:1])
 
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context(_STYLE):
-        colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(labels)))
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(figsize=(5.4, 4.2), layout="constrained")
         panel = figure.subplots()
-        for index, (label, colour) in enumerate(zip(labels, colours, strict=True)):
-            low, middle, high = model[:, index] / norm[index]
-            panel.fill_between(masses, low, high, color=colour, alpha=0.3, lw=0)
-            panel.plot(masses, middle, color=colour)
-            seen = observed[index] > 0
-            y = observed[index] / norm[index]
-            bars = (y - lower[index] / norm[index], upper[index] / norm[index] - y)
-            panel.errorbar(
-                masses[seen],
-                y[seen],
-                yerr=[bar[seen] for bar in bars],
-                fmt="o",
-                ms=3.5,
-                lw=0.9,
-                color=colour,
-                label=label,
-            )
-        shown = (observed / norm)[observed > 0]
-        panel.set(
-            xscale="log",
-            yscale="log",
-            xlabel=r"$M$ [$M_\odot/h$]",
-            ylabel=r"$\mathrm{d}n/\mathrm{d}\log_{10}M$ [(Mpc/$h)^{-3}$]",
-            xlim=10.0 ** edges[[0, -1]],
-        )
-        if shown.size:
-            panel.set_ylim(0.3 * shown.min(), 3.0 * shown.max())
+        draw_mass_functions(panel, edges, labels, observed, model, volumes)
         handles, texts = panel.get_legend_handles_labels()
-        line = matplotlib.lines.Line2D([], [], color=_MUTED)
-        band = matplotlib.patches.Patch(color=_MUTED, alpha=0.3, lw=0)
+        line = matplotlib.lines.Line2D([], [], color=MUTED)
+        band = matplotlib.patches.Patch(color=MUTED, alpha=0.3, lw=0)
         panel.legend([*handles, (band, line)], [*texts, "model, median and 68%"])
-        _finish(panel)
+        finish(panel)
     return figure
 
 
@@ -429,14 +413,14 @@ def log_posterior_trace(
     Returns:
         The figure.
     """
-    values = _array("log_prob", log_prob, ("S", "C"))
+    values = checked_array("log_prob", log_prob, ("S", "C"))
     accepted = {
-        name: _array("acceptance", block, values.shape).mean(1)
+        name: checked_array("acceptance", block, values.shape).mean(1)
         for name, block in (acceptance or {}).items()
     }
-    matplotlib = _matplotlib()
+    matplotlib = import_matplotlib()
     sweeps = np.arange(1, len(values) + 1)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(
             figsize=(6.5, 4.0 if accepted else 2.6), layout="constrained"
         )
@@ -446,11 +430,11 @@ def log_posterior_trace(
         )[:, 0]
         for panel in panels:
             if num_warmup:
-                panel.axvspan(0, num_warmup, color=_SHADE, lw=0)
+                panel.axvspan(0, num_warmup, color=SHADE, lw=0)
             panel.set_xlim(0, len(values))
-            _finish(panel)
+            finish(panel)
         for chain in range(values.shape[1]):
-            panels[0].plot(sweeps, values[:, chain], color=_colour(chain), lw=0.7)
+            panels[0].plot(sweeps, values[:, chain], color=colour_of(chain), lw=0.7)
         _limit_to_settled(panels[0], values, num_warmup)
         panels[0].set_ylabel("log posterior")
         panels[0].ticklabel_format(axis="y", useOffset=False, style="plain")
@@ -459,7 +443,7 @@ def log_posterior_trace(
             weight = np.convolve(np.ones(len(values)), np.ones(window), "same")
             for index, (name, block) in enumerate(accepted.items()):
                 running = np.convolve(block, np.ones(window), "same") / weight
-                panels[1].plot(sweeps, running, color=_colour(index + 2), label=name)
+                panels[1].plot(sweeps, running, color=colour_of(index + 2), label=name)
             panels[1].set(ylabel="acceptance", ylim=(0, 1.02))
             panels[1].legend(ncols=len(accepted), loc="lower right")
         panels[-1].set_xlabel("sweep")
@@ -478,21 +462,21 @@ def cross_correlation(k: ArrayLike, r: ArrayLike | Mapping[str, ArrayLike]) -> F
     Returns:
         The figure.
     """
-    x = _array("k", k, ("K",))
+    x = checked_array("k", k, ("K",))
     curves = r if isinstance(r, Mapping) else {"": r}
     named = {
-        name: _array("r", np.atleast_2d(np.asarray(curve)), ("S", len(x)))
+        name: checked_array("r", np.atleast_2d(np.asarray(curve)), ("S", len(x)))
         for name, curve in curves.items()
     }
-    matplotlib = _matplotlib()
+    matplotlib = import_matplotlib()
     filled = np.isfinite(x)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(figsize=(5.0, 3.4), layout="constrained")
         panel = figure.subplots()
-        panel.axhline(0.0, color=_MUTED, lw=0.7)
-        panel.axhline(1.0, color=_MUTED, lw=0.7)
+        panel.axhline(0.0, color=MUTED, lw=0.7)
+        panel.axhline(1.0, color=MUTED, lw=0.7)
         for index, (name, curve) in enumerate(named.items()):
-            _band(panel, x[filled], curve[:, filled], _colour(index), name)
+            _band(panel, x[filled], curve[:, filled], colour_of(index), name)
         lowest = min(float(np.nanmin(curve)) for curve in named.values())
         panel.set(
             ylabel=r"$r(k)$",
@@ -501,7 +485,7 @@ def cross_correlation(k: ArrayLike, r: ArrayLike | Mapping[str, ArrayLike]) -> F
         _wavenumber_axis(panel, x[filled])
         if any(named):
             panel.legend(loc="best")
-        _finish(panel)
+        finish(panel)
     return figure
 
 

@@ -29,6 +29,7 @@ FLOORS = {
         "npe_tf.grid",
         "npe_tf.mass_function",
         "npe_tf.parameters",
+        "npe_tf.plot_style",
         "npe_tf.plots",
         "npe_tf.statistics",
         "npe_tf.warmup",
@@ -70,6 +71,7 @@ FLOORS = {
 SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
     ("npe_tf.fourier", "npe_tf.grid"),
+    ("npe_tf.plots", "npe_tf.plot_style"),
     ("npe_tf.power", "npe_tf.tabulated_power"),
     ("npe_tf.statistics", "npe_tf.grid"),
     ("npe_tf.datasets", "npe_tf.catalogue"),

@@ -147,7 +147,7 @@ def test_poisson_errors_against_exact_limits():
     """Gehrels' approximations are good to a few percent of the exact chi-squared limits."""
     chi2 = pytest.importorskip("scipy.stats").chi2
     counts = np.arange(0.0, 200.0)
-    lower, upper = plots._poisson_interval(counts)
+    lower, upper = plots.poisson_interval(counts)
     np.testing.assert_allclose(upper, chi2.ppf(0.8413, 2 * (counts + 1)) / 2, rtol=0.02)
     assert lower[0] == 0.0
     np.testing.assert_allclose(lower[1:], chi2.ppf(0.1587, 2 * counts[1:]) / 2, rtol=0.06)
