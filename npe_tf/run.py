@@ -87,26 +87,29 @@ class Run:
         text = str(self.store.attributes.get("initial_theta", ""))
         return np.frombuffer(bytes.fromhex(text), np.float64) if text else None
 
-    def kept(self) -> list[tuple[int, int]]:
-        """(sweep, chain) of every sample after the warm-up of which the field was kept."""
-        column = self.store.columns["white_noise"]
-        rows = range(column.num_rows(self.store.num_committed))
-        sweeps = ((row + 1) * column.every - 1 for row in rows)
-        return [(s, chain) for s in sweeps if s >= self.warmup for chain in range(self.num_chains)]
-
-    def stored_samples(self, most: int | None = None) -> Iterator[StoredSample]:
-        """Samples of which the field was kept, one in memory at a time.
+    def kept(self, most: int | None = None) -> list[tuple[int, int]]:
+        """(sweep, chain) of the samples after the warm-up of which the field was kept.
 
         Args:
             most: how many, spread evenly over the run; all by default.
         """
-        pairs = self.kept()
-        if pairs and most is not None:
-            chosen = np.unique(np.linspace(0, len(pairs) - 1, most).astype(int))
-            pairs = [pairs[i] for i in chosen]
+        column = self.store.columns["white_noise"]
+        rows = range(column.num_rows(self.store.num_committed))
+        sweeps = ((row + 1) * column.every - 1 for row in rows)
+        pairs = [(s, chain) for s in sweeps if s >= self.warmup for chain in range(self.num_chains)]
+        if not pairs or most is None:
+            return pairs
+        return [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, most).astype(int))]
+
+    def stored_samples(self, most: int | None = None) -> Iterator[StoredSample]:
+        """Samples of which the field was kept, the fields of one sweep in memory at a time.
+
+        Args:
+            most: as in `kept`.
+        """
         every = self.store.columns["white_noise"].every
         row, fields = -1, None
-        for sweep, chain in pairs:
+        for sweep, chain in self.kept(most):
             if fields is None or sweep // every != row:
                 row = sweep // every
                 fields = self.store.read("white_noise", row, row + 1)[0]

@@ -248,6 +248,20 @@ class PapersNetwork:
             inputs = layer(inputs)
         return self.engine.shell_responses(inputs)[0]
 
+    def psi(self, responses: Tensor, theta: Tensor) -> Tensor:
+        """The number psi of every voxel: softplus of the responses' weighted sum and the bias.
+
+        Args:
+            responses: of the density, `[..., S]`.
+            theta: the model's weights as one vector, in the order of `FlatParameters`, which has
+                the kernel and its bias first.
+
+        Returns:
+            `[...]`.
+        """
+        kernel, bias = theta[: self.num_shells], theta[self.num_shells]
+        return tf.math.softplus(tf.linalg.matvec(responses, kernel) + bias)
+
 
 class NeuralBias:
     """A Keras model read as the halo mass function of every voxel.

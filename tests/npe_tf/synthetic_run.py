@@ -6,7 +6,7 @@ from npe_tf.chain_store import ChainStore, Column
 from npe_tf.posterior import PosteriorConfig
 from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
 
-CHAINS, SWEEPS, WARMUP, EVERY = 3, 12, 4, 2
+CHAINS, SWEEPS, WARMUP, EVERY = 3, 8, 4, 2
 
 
 def write_run(
