@@ -39,6 +39,8 @@ class Example:
         initial: linear overdensity at a=1, `[N, N, N]`.
         evolved: evolved overdensity, `[N, N, N]`.
         psi: `[N, N, N]`; NaN where no voxel counts.
+        reference_psi: psi of the reference's evolved density with the sample's parameters; `None`
+            without a reference.
         halo_mass: mass in haloes that were drawn from the sample, `[N, N, N]` [Msun/h].
     """
 
@@ -47,6 +49,7 @@ class Example:
     initial: Array
     evolved: Array
     psi: Array
+    reference_psi: Array | None
     halo_mass: Array
 
 
@@ -370,6 +373,9 @@ class _Passage:
                 initial=np.asarray(initial, dtype=np.float64),
                 evolved=np.asarray(delta, dtype=np.float64),
                 psi=_embedded(psi, self.posterior),
+                reference_psi=(
+                    None if self.reference is None else _embedded(reference, self.posterior)
+                ),
                 halo_mass=_drawn_mass(mass_function, self.posterior, self.seed),
             )
 

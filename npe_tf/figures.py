@@ -35,6 +35,7 @@ _SHELLS = ("centre", "face", "edge", "corner")
 _QUANTITIES = {"amplitude": r"\alpha", "mean": r"\mu", "scale": r"\sigma"}
 _SPOKEN = {"scale": "width"}
 _EMPTY = "0.94"  # where there is nothing to show
+_FEWEST = 5  # haloes of a bin whose ratio to the mean is shown
 
 
 def readable_name(name: str) -> str:
@@ -101,7 +102,7 @@ def mass_functions(
 
     Returns:
         The figure: above the mass functions, points with Poisson errors, mean and 1 sigma of the
-        samples and the start; below the ratio to the mean.
+        samples and the start; below the ratio to the mean, where there are five haloes or more.
     """
     edges = checked_array("log_mass_edges", log_mass_edges, ("M + 1",))
     size = (len(labels), len(edges) - 1)
@@ -133,7 +134,7 @@ def mass_functions(
             lower, upper = poisson_interval(found)
             for index, colour in enumerate(colours):
                 top.plot(masses, at_start[index] / norm[index], ":", color=colour, lw=1.1)
-                seen = (found[index] > 0) & (mean[index] > 0)
+                seen = (found[index] >= _FEWEST) & (mean[index] > 0)
                 # side by side, so that errors of different environments can be told apart
                 place = masses[seen] * 10.0 ** (
                     (index - (len(labels) - 1) / 2) * 0.12 * np.diff(edges)[0]
@@ -158,10 +159,12 @@ def mass_functions(
             shown.append((found / norm)[found > 0])
             top.set_title(given.title)
             bottom.axhline(1.0, color=MUTED, lw=0.7)
-            bottom.set(xscale="log", xlim=10.0 ** edges[[0, -1]], ylim=(0.4, 1.6))
+            bottom.set(xscale="log", xlim=10.0 ** edges[[0, -1]])
             bottom.set_xlabel(r"$M$ [$M_\odot/h$]")
             top.set(xlabel="", ylabel="")
             finish(top, bottom)
+        low, high = grid[1, 0].get_ylim()
+        grid[1, 0].set_ylim(max(low, 0.0), min(high, 2.5))
         values = np.concatenate(shown)
         if values.size:
             grid[0, 0].set_ylim(0.3 * values.min(), 3.0 * values.max())
@@ -246,10 +249,18 @@ def _is_log(norm: Any) -> bool:
     return isinstance(norm, LogNorm)
 
 
+def _label_logarithms(axis: Any, norm: Any) -> None:
+    """Plain numbers along a short logarithmic colour bar; powers of ten do for a long one."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if _is_log(norm) and norm.vmin > 1e-2 and norm.vmax < 1e3:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
 def _paint(look: _Look) -> Any:
-    colours = import_matplotlib().colormaps[look.colours].copy()
-    colours.set_bad(_EMPTY)
-    return colours
+    return import_matplotlib().colormaps[look.colours].with_extremes(bad=_EMPTY)
 
 
 def _visible(values: Array, norm: Any) -> Any:
@@ -270,6 +281,23 @@ def _behind_faces(field: Array, depth: int, project: str) -> list[Array]:
     return faces
 
 
+def _seen(x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+    """Where a point is on paper, looked at from the far end of the box's diagonal."""
+    return (y - x) * np.sqrt(0.75), z - 0.5 * (x + y)
+
+
+def _name_axes(panel: Axes, box_size: float) -> None:
+    """Letters beside the lower edges of a box."""
+    half, beside = 0.5 * box_size, 1.08 * box_size
+    places = {
+        "x": (half, beside, 0.0),
+        "y": (beside, half, 0.0),
+        "z": (-0.1 * box_size, box_size, half),
+    }
+    for letter, place in places.items():
+        panel.text(*_seen(*place), f"${letter}$", ha="center", va="center")
+
+
 def _draw_cube(panel: Axes, faces: Sequence[Array], box_size: float, **options: Any) -> None:
     """Paint three faces of a box as it looks from the far corner of the diagonal."""
     size = len(faces[0])
@@ -278,22 +306,18 @@ def _draw_cube(panel: Axes, faces: Sequence[Array], box_size: float, **options: 
     far = np.full_like(a, edges[-1])
     places = ((far, a, b), (a, far, b), (a, b, far))
     for (x, y, z), face in zip(places, faces, strict=True):
-        panel.pcolormesh(
-            (y - x) * np.sqrt(0.75), z - 0.5 * (x + y), face, rasterized=True, **options
-        )
+        panel.pcolormesh(*_seen(x, y, z), face, rasterized=True, **options)
     low, high = edges[[0, -1]]
-    corners = {
-        "outline": [
+    outline = np.array(
+        [
             (high, low, low), (high, high, low), (low, high, low), (low, high, high),
             (low, low, high), (high, low, high), (high, low, low),
-        ],
-        "x": [(high, high, high), (low, high, high)],
-        "y": [(high, high, high), (high, low, high)],
-        "z": [(high, high, high), (high, high, low)],
-    }  # fmt: skip
-    for line in corners.values():
-        x, y, z = np.array(line).T
-        panel.plot((y - x) * np.sqrt(0.75), z - 0.5 * (x + y), color="k", lw=0.6)
+        ]
+    )  # fmt: skip
+    near = np.full(3, high)
+    spokes = [np.array([near, np.where(np.arange(3) == axis, low, near)]) for axis in range(3)]
+    for line in (outline, *spokes):
+        panel.plot(*_seen(*line.T), color="k", lw=0.6)
     panel.set_aspect("equal")
     panel.set_axis_off()
     panel.margins(0.02)
@@ -325,6 +349,9 @@ def projections(
         "psi": r"$\psi$",
         "halo_mass": "haloes",
     }
+    columns = {
+        kind: heading for kind, heading in columns.items() if any(kind in r for r in rows.values())
+    }
     matplotlib = import_matplotlib()
     with matplotlib.rc_context(STYLE):
         figure: Figure = matplotlib.figure.Figure(
@@ -348,7 +375,7 @@ def projections(
                     _draw_cube(panel, visible, box_size, norm=norm, cmap=_paint(look))
             grid[0, column].set_title(heading)
             image = matplotlib.cm.ScalarMappable(norm, _paint(look))
-            figure.colorbar(
+            bar = figure.colorbar(
                 image,
                 ax=grid[:, column],
                 orientation="horizontal",
@@ -357,6 +384,8 @@ def projections(
                 shrink=0.8,
                 aspect=18,
             )
+            _label_logarithms(bar.ax.xaxis, norm)
+        _name_axes(grid[-1, 0], box_size)
         for panel, name in zip(grid[:, 0], rows, strict=True):
             panel.text(
                 -0.04, 0.5, name, transform=panel.transAxes, rotation=90, ha="right", va="center"
@@ -403,7 +432,7 @@ def field_moments(
         return values + 1.0 if kind == "evolved" else values
 
     with matplotlib.rc_context(STYLE):
-        figure: Figure = matplotlib.figure.Figure(figsize=(9.2, 5.7), layout="constrained")
+        figure: Figure = matplotlib.figure.Figure(figsize=(9.2, 6.0), layout="constrained")
         grid = figure.subplots(2, 3, sharex=True, sharey=True)
         names = ("evolved", "psi")
         for row, (kind, reference_kind) in enumerate(zip(names, reference, strict=True)):
@@ -425,13 +454,21 @@ def field_moments(
                     norm=norm,
                     cmap=_paint(look),
                 )
-                figure.colorbar(
-                    image, ax=panel, label=look.label, extend=_extend(norm, same), shrink=0.85
+                if column == 0 and len(same) > 1:
+                    continue  # the colours are those of the next panel
+                place = panel.inset_axes((1.03, 0.0, 0.05, 1.0))
+                bar = figure.colorbar(
+                    image,
+                    cax=place,
+                    label=look.label,
+                    extend=_extend(norm, same),
+                    extendfrac=0.04,
                 )
-            grid[row, 0].set_title(headings[row])
+                _label_logarithms(bar.ax.yaxis, norm)
             spoken = "evolved density" if kind == "evolved" else r"$\psi$"
-            grid[row, 1].set_title(f"{spoken}, mean of the samples")
-            grid[row, 2].set_title(f"{spoken}, variance of the samples")
+            grid[row, 0].set_title(headings[row])
+            grid[row, 1].set_title(f"{spoken}, mean")
+            grid[row, 2].set_title(f"{spoken}, variance")
             grid[row, 0].set_ylabel(r"$y$ [Mpc/$h$]")
         for panel in grid[1]:
             panel.set_xlabel(r"$x$ [Mpc/$h$]")

@@ -64,7 +64,7 @@ def _mass_functions(data: FigureData) -> Figure:
         )
         for mode in data.modes
     ]
-    start = "start of all chains" if data.start_is_given else "after the first sweep"
+    start = "start" if data.start_is_given else "start (first sweep)"
     edges = data.log_mass_edges / np.log(10.0)
     return figures.mass_functions(edges, data.environments, panels, start)
 
@@ -92,12 +92,12 @@ def _projections(data: FigureData, mode: Mode) -> Figure:
     }
     reference = {"halo_mass": data.halo_mass}
     name = "catalogue"
-    if data.reference is not None and mode.reference_psi is not None:
+    if data.reference is not None and example.reference_psi is not None:
         name = "simulation" if data.reference.is_simulated else "truth"
         reference |= {
             "initial": data.reference.initial,
             "evolved": data.reference.evolved,
-            "psi": mode.reference_psi,
+            "psi": example.reference_psi,
         }
     return figures.projections(
         {name: reference, "sample": sample},

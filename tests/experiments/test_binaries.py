@@ -131,6 +131,21 @@ def test_pretrain_infer_summarise(folder, catalogue):
     printed, _ = run("export", f"--pretrained={fitted}", again)
     assert "1 sample of chain 0" in printed
 
+    paper = folder / "paper"
+    printed, complained = run(
+        "figures", f"--run={output}", f"--output={paper}", "--formats=png", "--dpi=50"
+    )
+    assert complained == ""
+    assert "fields of chains" in printed
+    names = {re.sub("_psi_(rises|falls)", "", path.stem) for path in paper.iterdir()}
+    assert names == {
+        "figure_2_mass_function", "figure_3_traces", "figure_4_projections", "figure_5_fields",
+        "figure_6_power",
+    }  # fmt: skip
+    assert {path.suffix for path in paper.iterdir()} == {".png"}
+    _, complained = run("figures", f"--run={output}", "--formats=svg", status=1)
+    assert "png,pdf" in complained
+
     initial = folder / "ics.hdf5"
     printed, _ = run(
         "initial_conditions", f"--run={output}", f"--output={initial}", "--num_particles=16",

@@ -114,6 +114,8 @@ def test_the_example_is_the_likeliest_stored_sample(made, psi):
     assert (example.sweep - 1, example.chain) == places[best]
     np.testing.assert_allclose(example.evolved, deltas[best], atol=1e-6)
     np.testing.assert_allclose(example.psi, naive_psi(deltas[best], thetas[best]), rtol=1e-6)
+    at_truth = naive_psi(data.reference.evolved, thetas[best])
+    np.testing.assert_allclose(example.reference_psi, at_truth, rtol=1e-6)
     linear = InitialField(GRID, Cosmology())(rows["white_noise"][places[best]]).numpy()
     np.testing.assert_allclose(example.initial, linear, atol=1e-9)
     # haloes are above the threshold, and about as many as the mass functions have
