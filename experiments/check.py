@@ -1,6 +1,9 @@
 """Compare the catalogue of a run with mock catalogues of its posterior samples.
 
-Usage: ``python -m experiments.check --run runs/mine``
+Example:
+  npe-check --run=runs/mine
+
+Also as python -m experiments.check.
 """
 
 from __future__ import annotations
@@ -62,5 +65,10 @@ def main() -> None:
     print(f"\nnumbers and figures in {folder}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,10 +1,12 @@
-"""Compare bias models on one catalogue and one density.
-
-Usage: ``python -m experiments.compare --grid 64 --supersampling 2 --mass_assignment cic --output
-runs/comparison``
+r"""Compare bias models on one catalogue and one density.
 
 Fits each model, then hides the octants of the box in turn. `comparison.json` has all numbers,
 `comparison.md` the table.
+
+Example:
+  npe-compare --grid=64 --supersampling=2 --mass_assignment=cic --output=runs/comparison
+
+Also as python -m experiments.compare.
 """
 
 from __future__ import annotations
@@ -96,5 +98,10 @@ def main() -> None:
     print(text)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

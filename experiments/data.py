@@ -204,9 +204,19 @@ def notes_of(catalogue: Catalogue) -> list[str]:
 
 def read_truth() -> dict[str, Any]:
     """Fields of the catalogue's file, if it has any that are those of the box in use."""
-    if FLAGS.origin is not None or not h5py.is_hdf5(catalogue_path()):
+    return {} if FLAGS.origin is not None else fields_of(catalogue_path())
+
+
+def fields_of(path: Path, catalogue: Catalogue | None = None) -> dict[str, Any]:
+    """Fields of a catalogue's file; none for a box that was cut out, or a file of other codes.
+
+    Args:
+        path: of the file.
+        catalogue: what was read of it.
+    """
+    if (catalogue is not None and not catalogue.periodic) or not h5py.is_hdf5(path):
         return {}
-    return dict(read_fields(catalogue_path()))
+    return dict(read_fields(path))
 
 
 def checksum(path: Path) -> str:

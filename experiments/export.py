@@ -1,6 +1,9 @@
 """Write the bias model of a run, with its posterior samples, as a SavedModel.
 
-Usage: ``python -m experiments.export --run runs/mine --output runs/mine/bias``
+Example:
+  npe-export --run=runs/mine --output=runs/mine/bias
+
+Also as python -m experiments.export.
 """
 
 from __future__ import annotations
@@ -108,5 +111,10 @@ def _numbers(given: list[str]) -> tuple[int, ...]:
         ) from error
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,6 +1,9 @@
 """Draw the figures 2 to 6 of Charnock et al. 2020 from a run.
 
-Usage: ``python -m experiments.figures --run runs/mine``
+Example:
+  npe-figures --run=runs/mine
+
+Also as python -m experiments.figures.
 """
 
 from __future__ import annotations
@@ -40,14 +43,13 @@ def main() -> None:
     catalogue, path = options.catalogue_of_run(FLAGS.run, FLAGS.catalogue)
     options.import_tensorflow_quietly()
 
-    from npe_tf.catalogue import read_fields
     from npe_tf.chain_store import CHAIN_FILE, ChainStore
     from npe_tf.figure_data import figure_data
     from npe_tf.papers_figures import papers_figures
     from npe_tf.run import Run
 
     began = time.monotonic()
-    density = read_fields(path).get("delta_final")
+    density = options.fields_of(path, catalogue).get("delta_final")
     with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
         run = Run(store, catalogue)
         if density is not None and len(density) % run.grid.num_cells:
@@ -70,5 +72,10 @@ def main() -> None:
         began = time.monotonic()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Entry point of the console script."""
     options.run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -500,25 +500,27 @@ def predictive_checks(checks: Sequence[Any]) -> Figure:
         One panel for each check, with a line for each group: the mean over the samples, and bars
         from their 16th to their 84th percentile. Shaded are one and two standard deviations.
     """
-    matplotlib = _matplotlib()
+    matplotlib = import_matplotlib()
     columns = min(2, len(checks))
     rows = -(-len(checks) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure((3.6 * columns, 2.5 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
         for panel, check in zip(panels.flat, checks, strict=False):
             place = np.arange(len(check.bins))
             for height in (2.0, 1.0):
-                panel.axhspan(-height, height, color=_SHADE if height == 2.0 else "0.85", zorder=0)
+                panel.axhspan(-height, height, color=SHADE if height == 2.0 else "0.85", zorder=0)
             for index, group in enumerate(check.groups):
-                pull = np.nan_to_num(_array("pull", check.pull, ["S", "G", len(place)])[:, index])
+                pull = np.nan_to_num(
+                    checked_array("pull", check.pull, ["S", "G", len(place)])[:, index]
+                )
                 low, high = np.quantile(pull, (0.16, 0.84), axis=0)
                 mean = np.clip(pull.mean(axis=0), low, high)
                 panel.errorbar(
                     place + 0.12 * (index - (len(check.groups) - 1) / 2),
                     mean,
                     (mean - low, high - mean),
-                    color=_colour(index),
+                    color=colour_of(index),
                     marker="osD^v"[index % 5],
                     markersize=3.0,
                     linewidth=0.8,
@@ -530,7 +532,7 @@ def predictive_checks(checks: Sequence[Any]) -> Figure:
             panel.set_title(f"{check.name}, p = {check.p_value:.2g}")
             if len(check.groups) > 1:
                 panel.legend()
-            _finish(panel)
+            finish(panel)
         for panel in panels.flat[len(checks) :]:
             panel.set_visible(False)
     return figure

@@ -14,7 +14,7 @@ from absl import flags
 from experiments import command_line, infer
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("infer", "pretrain", "summarise")
+PROGRAMS = ("infer", "pretrain", "summarise", "figures", "check", "compare", "export")
 
 
 def python(code, *arguments, status=0):
@@ -43,7 +43,7 @@ def test_every_program_is_a_console_script():
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("asked", ["--help", "--helpshort", "-h"])
+@pytest.mark.parametrize("asked", ["--help", "-h"])
 def test_help_needs_nothing_heavy_and_says_how_to_begin(name, asked):
     code = (
         "import sys, atexit\n"
