@@ -57,7 +57,7 @@ def test_help_needs_nothing_heavy_and_says_how_to_begin(name, asked):
     assert "HEAVY []" in text
     assert f"npe-{name} --" in text
     assert "Example" in text and f"Flags of npe-{name}:" in text
-    assert "[required]" in text or name == "pretrain"
+    assert "[required]" in text or name in ("pretrain", "compare")
     assert all(len(line) <= 100 for line in text.splitlines() if "flagfiles" not in line)
 
 
