@@ -88,7 +88,7 @@ def parameter_traces(
         The figure.
     """
     draws = checked_array("samples", samples, ("S", "C", len(names)))
-    chains = chains or [f"chain {chain + 1}" for chain in range(draws.shape[1])]
+    chains = chains or [f"chain {chain}" for chain in range(draws.shape[1])]
     matplotlib = import_matplotlib()
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
