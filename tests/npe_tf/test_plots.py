@@ -35,7 +35,7 @@ def test_parameter_traces(tmp_path):
         assert len(axes.lines) == 2
         np.testing.assert_array_equal(axes.lines[1].get_ydata(), samples[:, 1, index])
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
-    assert legend == ["warm-up", "chain 1", "chain 2"]
+    assert legend == ["warm-up", "chain 0", "chain 1"]
     assert figure.get_supxlabel() == "sweep"
     with open(png, "rb") as file:
         assert file.read(4) == b"\x89PNG"
