@@ -34,21 +34,17 @@ def main() -> None:
     from npe_tf.chain_store import CHAIN_FILE, ChainStore
 
     catalogue, _ = options.catalogue_of_run(FLAGS.run, FLAGS.catalogue)
+    options.import_tensorflow_quietly()
+
+    from npe_tf import plots
+    from npe_tf.predictive import format_checks, mock_catalogues, predictive_checks
+    from npe_tf.run import Run
+
     with ChainStore.open(Path(FLAGS.run) / CHAIN_FILE) as store:
-        options.import_tensorflow_quietly()
-
-        from npe_tf import plots
-        from npe_tf.posterior import PosteriorConfig
-        from npe_tf.predictive import (
-            format_checks,
-            mock_catalogues,
-            predictive_checks,
-            stored_samples,
-        )
-
-        completeness = store.constant("completeness") if "completeness" in store.constants else None
-        posterior = PosteriorConfig.from_attributes(store.attributes).build(catalogue, completeness)
-        samples = stored_samples(store, FLAGS.num_samples)
+        stored = Run(store, catalogue)
+        kept = stored.stored_samples(FLAGS.num_samples)
+        samples = [(sample.white_noise, sample.theta) for sample in kept]
+    posterior = stored.posterior
 
     folder = Path(FLAGS.output or Path(FLAGS.run) / "checks")
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from npe_tf import statistics
 from npe_tf.catalogue import Catalogue
-from npe_tf.chain_store import ChainStore
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.mass_function import HaloMassFunction
@@ -52,7 +51,6 @@ __all__ = [
     "measure",
     "mock_catalogues",
     "predictive_checks",
-    "stored_samples",
 ]
 
 Tensor = Any
@@ -477,39 +475,6 @@ def _p_value(discrepancy: Array) -> Any:
     """Share of mocks above the data of `[S, 1 + R, ...]`, the data counted as one of them."""
     above = discrepancy[:, 1:] >= discrepancy[:, :1]
     return (1 + above.sum(axis=(0, 1))) / (1 + above.shape[0] * above.shape[1])
-
-
-def stored_samples(store: ChainStore, most: int | None = None) -> list[tuple[Any, Any]]:
-    """White noise and parameters of the same sweep and chain, of all fields after the warm-up.
-
-    Args:
-        store: of a run.
-        most: largest number, evenly spaced; all by default.
-
-    Returns:
-        Pairs of `[N, N, N]` and `[size]`, in the order of sweeps.
-
-    Raises:
-        ValueError: if no field of the sampling is stored yet.
-    """
-    column, warmup = store.columns["white_noise"], int(store.attributes["num_warmup"])
-    count = store.num_committed // column.every
-    sweeps = (np.arange(count) + 1) * column.every - 1
-    chains = range(column.shape[0])
-    places = [(row, chain) for row in np.flatnonzero(sweeps >= warmup) for chain in chains]
-    if not places:
-        raise ValueError(
-            "Invalid value for argument `store`. Expected a run with stored fields after the "
-            f"warm-up. Received: {store.num_committed} sweeps, {warmup} of warm-up, a field every "
-            f"{column.every}"
-        )
-    kept = len(places) if most is None else min(most, len(places))
-    chosen = [places[i] for i in np.unique(np.linspace(0, len(places) - 1, kept).astype(int))]
-    theta = store.read("theta")
-    return [
-        (store.read("white_noise", row, row + 1)[0, chain], theta[sweeps[row], chain])
-        for row, chain in chosen
-    ]
 
 
 def format_checks(found: PredictiveChecks) -> str:

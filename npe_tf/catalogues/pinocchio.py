@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from npe_tf.catalogues.header import header_of
 from npe_tf.catalogues.table import HaloTable, choose, malformed
-from npe_tf.catalogues.text_lines import MAX_HEADER, Lines, numbers, open_binary
+from npe_tf.catalogues.text_lines import MAX_HEADER, Lines, numbers, open_lines
 
 __all__ = ["is_pinocchio", "read"]
 
@@ -42,12 +42,8 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
         OSError: if it cannot be read.
         ValueError: if it is not such a catalogue or a line is malformed.
     """
-    with open_binary(path) as stream:
-        lines = Lines(path, stream)
-        try:
-            return _read(path, lines, columns)
-        finally:
-            lines.close()
+    with open_lines(path) as lines:
+        return _read(path, lines, columns)
 
 
 def _read(path: str, lines: Lines, columns: Mapping[str, str]) -> HaloTable:

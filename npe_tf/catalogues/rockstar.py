@@ -16,7 +16,7 @@ import numpy as np
 
 from npe_tf.catalogues.header import header_of
 from npe_tf.catalogues.table import HaloTable, choose, malformed
-from npe_tf.catalogues.text_lines import MAX_HEADER, Lines, assignments, numbers, open_binary
+from npe_tf.catalogues.text_lines import MAX_HEADER, Lines, assignments, numbers, open_lines
 
 __all__ = ["is_rockstar", "read"]
 
@@ -51,12 +51,8 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
         ValueError: if it is not such a list, a line is malformed, or haloes of several epochs are
             in it.
     """
-    with open_binary(path) as stream:
-        lines = Lines(path, stream)
-        try:
-            return _read(path, lines, columns)
-        finally:
-            lines.close()
+    with open_lines(path) as lines:
+        return _read(path, lines, columns)
 
 
 def _read(path: str, lines: Lines, columns: Mapping[str, str]) -> HaloTable:

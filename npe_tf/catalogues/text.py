@@ -17,7 +17,7 @@ from npe_tf.catalogues.text_lines import (
     Lines,
     assignments,
     numbers,
-    open_binary,
+    open_lines,
     split,
 )
 
@@ -41,12 +41,8 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
         OSError: if it cannot be read.
         ValueError: if a line is malformed or the columns are not clear.
     """
-    with open_binary(path) as stream:
-        lines = Lines(path, stream)
-        try:
-            return _read(path, lines, columns)
-        finally:
-            lines.close()
+    with open_lines(path) as lines:
+        return _read(path, lines, columns)
 
 
 def _read(path: str, lines: Lines, columns: Mapping[str, str]) -> HaloTable:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from npe_tf.catalogues.table import malformed
 
-__all__ = ["Lines", "assignments", "numbers", "open_binary", "split"]
+__all__ = ["Lines", "assignments", "numbers", "open_binary", "open_lines", "split"]
 
 MAX_LINE = 2**18
 """Longest line that is taken for one [characters]."""
@@ -230,3 +230,14 @@ def assignments(comment: str) -> list[tuple[str, float, str]]:
             with contextlib.suppress(ValueError):
                 found.append((match[1], float(match[2]), match[3]))
     return found
+
+
+@contextlib.contextmanager
+def open_lines(path: str) -> Iterator[Lines]:
+    """Open a text file, decompressed if it is gzip; as `open_binary`, for lines."""
+    with open_binary(path) as stream:
+        lines = Lines(path, stream)
+        try:
+            yield lines
+        finally:
+            lines.close()

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from npe_tf.chain_store import ChainStore, Column
 from npe_tf.grid import Grid
 from npe_tf.posterior import PosteriorConfig
 from npe_tf.predictive import (
@@ -15,7 +14,6 @@ from npe_tf.predictive import (
     measure,
     mock_catalogues,
     predictive_checks,
-    stored_samples,
 )
 from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
 
@@ -155,26 +153,6 @@ def test_wrong_input_is_named(truth):
         predictive_checks(posterior, [(white_noise, theta)], 1)
     with pytest.raises(ValueError, match="`samples`"):
         predictive_checks(posterior, [])
-
-
-def test_stored_samples_pair_fields_with_parameters_of_their_sweep(tmp_path):
-    columns = {
-        "theta": Column((2, 3)),
-        "white_noise": Column((2, 4, 4, 4), np.float32, every=3),
-    }
-    attributes = {"num_warmup": 4}
-    with ChainStore.create(tmp_path / "c.h5", columns, 20, {}, attributes) as store:
-        with pytest.raises(ValueError, match="stored fields"):
-            stored_samples(store)
-        for sweep in range(10):
-            mark = np.array([sweep, sweep + 100.0])
-            rows = {"theta": np.repeat(mark[:, None], 3, axis=1)}
-            field = np.broadcast_to(mark[:, None, None, None], (2, 4, 4, 4)).astype(np.float32)
-            store.append({**rows, "white_noise": field}, {})
-        found = stored_samples(store)
-        assert [theta[0] for _, theta in found] == [5, 105, 8, 108]
-        assert all(np.all(field == theta[0]) for field, theta in found)
-        assert len(stored_samples(store, 2)) == 2
 
 
 @pytest.mark.slow
