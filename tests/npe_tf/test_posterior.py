@@ -350,10 +350,10 @@ def test_config_survives_attributes(config):
     attributes = config.to_attributes()
     assert all(isinstance(value, (str, int, float, list)) for value in attributes.values())
     # w0, wa and Omega_k are left out where they are those of LCDM, and other models of gravity
-    # where there are none: as in runs from before there were any
+    # or bias where there are none: as in runs from before there were any
     later = 0 if config.cosmology.w0 == -1.0 else 3
     if config.gravity == "1lpt":
-        assert len(attributes) == len(dataclasses.fields(config)) - 7 + 6 + later
+        assert len(attributes) == len(dataclasses.fields(config)) - 8 + 6 + later
     assert PosteriorConfig.from_attributes({**attributes, "git": "0123abc"}) == config
 
 
