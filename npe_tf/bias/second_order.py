@@ -2,7 +2,7 @@
 
     n = n_0 r(1 + b_1 delta + b_2 / 2 delta^2 + b_s / 2 s^2),
 
-McDonald & Roy 2009 (JCAP 08, 020, https://arxiv.org/abs/0902.0991, eq. 21, to second order), as in
+McDonald & Roy 2009 (JCAP 08, 020, https://arxiv.org/abs/0902.0991), to second order, as in
 the review of Desjacques, Jeong & Schmidt 2018 (https://arxiv.org/abs/1611.09787). The mean of
 delta^2 and s^2 is not subtracted: n_0 holds it. r is the ramp of `npe_tf.bias.linear`, which keeps
 the rate positive. s^2 is the square of the tidal field,
