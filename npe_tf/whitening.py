@@ -333,7 +333,7 @@ class WhitenedPosterior:
         basis[0] /= np.linalg.norm(basis[0])
         diagonal, off = np.zeros(count), np.zeros(count)
         for i in range(count):
-            image = np.asarray(product(basis[i]), dtype=np.float64)
+            image = np.array(product(basis[i]), dtype=np.float64)
             diagonal[i] = image @ basis[i]
             for _ in range(2):
                 image -= basis[: i + 1].T @ (basis[: i + 1] @ image)

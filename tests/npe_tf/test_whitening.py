@@ -174,7 +174,13 @@ def _with_curvatures(target, curvatures, seed=2):
 def test_what_is_steep_is_shortened_and_nothing_else_is(target, frames):
     frame = frames["triangular"]
     hessian = _with_curvatures(target, [4000.0, 70.0, 20.0, 2.5, 0.1, -5.0])
-    relaxed, found = target.relaxed(frame, lambda v: hessian @ v, 3.0, 12)
+
+    def product(direction):
+        image = hessian @ direction
+        image.flags.writeable = False  # as that of a tensor is
+        return image
+
+    relaxed, found = target.relaxed(frame, product, 3.0, 12)
     np.testing.assert_allclose(found[:3], [4000.0, 70.0, 20.0], rtol=1e-6)
     # the same Hessian in the new units
     change = np.linalg.solve(frame.mixing, relaxed.mixing)
