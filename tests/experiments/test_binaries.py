@@ -105,6 +105,47 @@ def test_pretrain_infer_summarise(folder, catalogue):
     }  # fmt: skip
     assert (output / "figures" / "summary.txt").read_text().strip() in printed
 
+    initial = folder / "ics.hdf5"
+    printed, _ = run(
+        "initial_conditions", f"--run={output}", f"--output={initial}", "--num_particles=16",
+        "--redshift=9", "--chain=1",
+    )  # fmt: skip
+    assert "4096 particles of chain 1, sweep 8, at z=9" in printed
+    conditions = read_initial_conditions(initial)
+    with h5py.File(output / "chain.h5") as file:
+        noise = file["chain/white_noise"][-1, 1]
+    grid = Grid(8, 60.0)
+    expected = LPT(grid, Cosmology(), order=2, scale_factor=0.1).particles(
+        InitialField(grid, Cosmology()).modes(noise.astype(np.float64))
+    )
+    # the modes that the run does not carry move particles as well, and the others alike
+    shift = conditions.positions - np.indices((16,) * 3).reshape(3, -1).T * 60.0 / 16
+    shift = (shift + 30.0) % 60.0 - 30.0
+    coarse = expected.positions.numpy().T - np.indices((8,) * 3).reshape(3, -1).T * 60.0 / 8
+    every_second = shift.reshape(16, 16, 16, 3)[::2, ::2, ::2].reshape(-1, 3)
+    assert np.corrcoef(every_second.ravel(), coarse.ravel())[0, 1] > 0.8
+    _, complained = run(
+        "initial_conditions", f"--run={output}", f"--output={initial}", "--draw=9", status=2
+    )
+    assert "`draw`" in complained and "4 stored fields" in complained
+
+    catalogue.rename(catalogue.with_name("moved.h5"))
+    _, complained = run("summarise", f"--run={output}", status=2)
+    assert "does not exist" in complained
+    _, complained = run("summarise", f"--run={output}", f"--catalogue={fitted}", status=2)
+    assert "SHA-256" in complained
+    catalogue.with_name("moved.h5").rename(catalogue)
+
+
+@pytest.mark.slow
+def test_checks_export_and_figures_of_a_run(folder, catalogue):
+    fitted, output = folder / "fitted.h5", folder / "finished"
+    run(
+        "pretrain", f"--catalogue={catalogue}", "--grid=8", "--num_starts=1", "--num_steps=50",
+        "--num_polish=50", f"--output={fitted}",
+    )  # fmt: skip
+    run("infer", f"--catalogue={catalogue}", f"--pretrained={fitted}", f"--output={output}", *SMALL)
+
     printed, complained = run("check", f"--run={output}", "--num_mocks=3", "--write_mocks=1")
     for part in ("4 samples, 3 mocks of each", "mass function", "scatter of counts"):
         assert part in printed
@@ -145,37 +186,6 @@ def test_pretrain_infer_summarise(folder, catalogue):
     assert {path.suffix for path in paper.iterdir()} == {".png"}
     _, complained = run("figures", f"--run={output}", "--formats=svg", status=1)
     assert "png,pdf" in complained
-
-    initial = folder / "ics.hdf5"
-    printed, _ = run(
-        "initial_conditions", f"--run={output}", f"--output={initial}", "--num_particles=16",
-        "--redshift=9", "--chain=1",
-    )  # fmt: skip
-    assert "4096 particles of chain 1, sweep 8, at z=9" in printed
-    conditions = read_initial_conditions(initial)
-    with h5py.File(output / "chain.h5") as file:
-        noise = file["chain/white_noise"][-1, 1]
-    grid = Grid(8, 60.0)
-    expected = LPT(grid, Cosmology(), order=2, scale_factor=0.1).particles(
-        InitialField(grid, Cosmology()).modes(noise.astype(np.float64))
-    )
-    # the modes that the run does not carry move particles as well, and the others alike
-    shift = conditions.positions - np.indices((16,) * 3).reshape(3, -1).T * 60.0 / 16
-    shift = (shift + 30.0) % 60.0 - 30.0
-    coarse = expected.positions.numpy().T - np.indices((8,) * 3).reshape(3, -1).T * 60.0 / 8
-    every_second = shift.reshape(16, 16, 16, 3)[::2, ::2, ::2].reshape(-1, 3)
-    assert np.corrcoef(every_second.ravel(), coarse.ravel())[0, 1] > 0.8
-    _, complained = run(
-        "initial_conditions", f"--run={output}", f"--output={initial}", "--draw=9", status=2
-    )
-    assert "`draw`" in complained and "4 stored fields" in complained
-
-    catalogue.rename(catalogue.with_name("moved.h5"))
-    _, complained = run("summarise", f"--run={output}", status=2)
-    assert "does not exist" in complained
-    _, complained = run("summarise", f"--run={output}", f"--catalogue={fitted}", status=2)
-    assert "SHA-256" in complained
-    catalogue.with_name("moved.h5").rename(catalogue)
 
 
 def write(path, positions, mass, box_size=10.0):
@@ -323,6 +333,7 @@ def test_a_catalogue_of_another_code_from_run_to_summary(tmp_path):
     assert complained == ""
 
 
+@pytest.mark.slow
 def test_the_joint_scheme_in_two_processes(folder, catalogue):
     output = folder / "joint"
     arguments = [
@@ -391,6 +402,7 @@ def test_unexpected_arguments(tmp_path):
     assert "halos.h5" in complained
 
 
+@pytest.mark.slow
 def test_compare(folder, catalogue):
     output = folder / "comparison"
     arguments = [

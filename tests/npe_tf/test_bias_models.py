@@ -253,7 +253,10 @@ def draw(kind, seed=1):
     return PoissonLikelihood(GRID, catalogue, THRESHOLD)
 
 
-@pytest.mark.parametrize("kind", SINGLE)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "neyrinck" else pytest.param(kind, marks=pytest.mark.slow) for kind in SINGLE],
+)
 def test_fit_to_haloes_of_the_model_finds_its_parameters(kind, tmp_path):
     bias, likelihood = build(kind), draw(kind)
     fitted = pretrain(bias, likelihood, DELTA, num_steps=60, num_polish=200, num_starts=1)
@@ -270,6 +273,7 @@ def test_fit_to_haloes_of_the_model_finds_its_parameters(kind, tmp_path):
     np.testing.assert_array_equal(load_parameters(tmp_path / "fit.h5", bias), fitted.theta)
 
 
+@pytest.mark.slow
 def test_the_wrong_model_fits_worse():
     likelihood = draw("neyrinck")
     best = {

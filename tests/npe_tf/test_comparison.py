@@ -92,6 +92,7 @@ def test_hidden_haloes_do_not_reach_the_fit():
     assert scores[0] != scores[1]
 
 
+@pytest.mark.slow
 def test_the_true_model_wins_on_hidden_haloes():
     catalogue, _ = haloes()
     parts = octants(GRID.num_cells)[:3]

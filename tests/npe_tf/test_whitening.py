@@ -199,6 +199,7 @@ def test_where_nothing_is_steep_the_frame_stays(target, frames):
     assert found[0] == pytest.approx(2.9, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_steep_directions_of_the_posterior_are_found(target, frames):
     frame = frames["dense"]
     state = state_of(target, frame)
