@@ -102,8 +102,9 @@ flags.DEFINE_enum(
     "psi",
     None,
     ["free", "rises", "falls"],
-    "Mode in which every chain starts: how the network's psi goes with the density; rises. 'free' "
-    "takes whichever each chain's own fits find. Chains do not cross from one to the other.",
+    "Mode in which every chain starts: how the network's psi goes with the density; that of "
+    "--pretrained, else rises. 'free' takes whichever each chain's own fits find. Chains do not "
+    "cross from one to the other.",
 )
 options.define_model_flags()
 
@@ -144,6 +145,7 @@ def main() -> None:
     completeness = options.read_completeness(catalogue.box_size)
     options.import_tensorflow_quietly()
 
+    from npe_tf.bias.neural import CENTRE, psi_rises
     from npe_tf.convergence import Limits
     from npe_tf.fourier import truncate
     from npe_tf.inference import JointSettings, Progress, Settings, run_inference
@@ -160,6 +162,12 @@ def main() -> None:
     config = options.config_from_flags(catalogue)
     posterior = config.build(catalogue, completeness)
     theta = None if FLAGS.pretrained is None else load_parameters(FLAGS.pretrained, posterior.bias)
+    names = posterior.bias.parameters.names
+    if theta is not None and FLAGS.psi is None and CENTRE in names:
+        # of what was fitted, unless another mode is asked for
+        settings = dataclasses.replace(
+            settings, psi="rises" if psi_rises(theta, names) else "falls"
+        )
     path = options.catalogue_path()
     constants: dict[str, Any] = {"counts": posterior.likelihood.counts}
     if completeness is not None:

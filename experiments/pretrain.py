@@ -36,7 +36,7 @@ flags.DEFINE_integer("num_starts", 5, "Random starts.")
 flags.DEFINE_integer("seed", 0, "Of the starts.")
 flags.DEFINE_enum(
     "psi",
-    "rises",
+    "free",
     ["free", "rises", "falls"],
     "How the network's psi goes with the density in the fits; as in npe-infer.",
 )
