@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from npe_tf.catalogues.formats import read_table
 from npe_tf.catalogues.header import header_of
 from npe_tf.catalogues.selection import select
+from npe_tf.catalogues.table import MOST_COMPRESSION
 
 __all__ = ["FIELDS", "Catalogue", "read_fields"]
 
@@ -555,7 +556,10 @@ def _read(file: h5py.File, name: str) -> NDArray[Any]:
         )
     dataset = file[name]
     # a damaged or hostile file may claim a shape for which there is no memory
-    if dataset.shape is not None and dataset.nbytes > dataset.id.get_storage_size() * 1100:
+    if (
+        dataset.shape is not None
+        and dataset.nbytes > dataset.id.get_storage_size() * MOST_COMPRESSION
+    ):
         raise ValueError(
             f"Invalid value for argument `path`. Expected an undamaged dataset {name!r}. "
             f"Received: {file.filename!r} with {dataset.id.get_storage_size()} bytes of the "

@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.mass_function import HaloMassFunction
 
-__all__ = ["DensityEnvironments"]
+__all__ = ["DensityEnvironments", "environments_of"]
 
 Tensor = Any
 Array = NDArray[np.float64]
 
-_SHARES = (0.5, 0.8, 0.95)
 _NUM_MASS_BINS = 10
+
+
+def environments_of(delta: Tensor) -> NDArray[np.int64]:
+    """Environment of each voxel, `[V]`, from the overdensity of those that count, `[...]`."""
+    density = np.asarray(delta).ravel()
+    return np.digitize(density, np.quantile(density, (0.5, 0.8, 0.95)))
 
 
 class DensityEnvironments:
@@ -47,8 +52,7 @@ class DensityEnvironments:
 
     def of(self, delta: Tensor) -> NDArray[np.int64]:
         """Environment of each voxel that counts, `[V]`, from the overdensity `[N, N, N]`."""
-        density = self._likelihood.interior(delta).ravel()
-        return np.digitize(density, np.quantile(density, _SHARES))
+        return environments_of(self._likelihood.interior(delta))
 
     def volumes(self, environment: NDArray[np.int64]) -> Array:
         """Volume of each environment, `[E]` [(Mpc/h)^3]; `environment` is `[V]`."""

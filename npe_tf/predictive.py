@@ -37,6 +37,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npe_tf import statistics
 from npe_tf.catalogue import Catalogue
+from npe_tf.environments import DensityEnvironments, environments_of
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.mass_function import HaloMassFunction
@@ -56,8 +57,7 @@ __all__ = [
 Tensor = Any
 Array = NDArray[np.float64]
 
-_ENVIRONMENTS = ("emptiest 50%", "next 30%", "next 15%", "densest 5%")
-_QUANTILES = (0.5, 0.8, 0.95)
+_ENVIRONMENTS = DensityEnvironments.labels
 # in units of the threshold; fixed, since bins chosen by the data would fit them better than mocks
 _MASS_EDGES = 10.0 ** np.array([0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
 _MASS_BINS = (1.0, 3.0, 10.0)
@@ -277,7 +277,7 @@ def measure(
     ]
     counts = np.sum(fields, axis=0)
 
-    environment = np.digitize(density, np.quantile(density, _QUANTILES)).ravel()[haloes.voxels]
+    environment = environments_of(density)[haloes.voxels]
     mass_bin = np.clip(np.digitize(heavier, np.log(_MASS_EDGES)) - 1, 0, None)
     flat = environment * len(_MASS_EDGES) + mass_bin
     table = np.bincount(flat, minlength=len(_ENVIRONMENTS) * len(_MASS_EDGES))

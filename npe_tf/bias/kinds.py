@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from npe_tf.bias.linear import Linear
-from npe_tf.bias.neural import KerasBias
+from npe_tf.bias.neural import NeuralBias
 from npe_tf.bias.neyrinck import Neyrinck
 from npe_tf.bias.power_law import PowerLaw
 from npe_tf.bias.second_order import SecondOrder
@@ -31,7 +31,7 @@ def build_single_rate(
     num_components: int = 2,
     margin: int = 0,
     dtype: str = "float32",
-) -> KerasBias:
+) -> NeuralBias:
     """Build a model of one rate.
 
     Args:

@@ -16,7 +16,7 @@ Tensor = Any
 class BiasModel(Protocol):
     """A density to the halo mass function of every voxel, with parameters theta.
 
-    The posterior, the fits and the samplers ask for nothing else. `npe_tf.bias.neural.KerasBias`
+    The posterior, the fits and the samplers ask for nothing else. `npe_tf.bias.neural.NeuralBias`
     is one for any Keras model, so that a new bias model is a Keras layer with its own weights.
     """
 

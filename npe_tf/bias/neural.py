@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 
 from layers import MixtureDensity, MultipoleConv3D
 from layers.components import ComponentFamily, TaperedParetoComponents, component_family
+from layers.mixture_density import log_softplus
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.parameters import FlatParameters
 
 __all__ = [
     "CENTRE",
     "PSI",
-    "KerasBias",
     "LogDensity",
     "NeuralBias",
     "PapersNetwork",
     "check_psi",
+    "log_softplus",
     "neural_bias_model",
     "possible_psi",
     "psi_rises",
@@ -337,7 +338,3 @@ class NeuralBias:
             self.parameterisation,
             self.family,
         )
-
-
-KerasBias = NeuralBias
-"""The same class where the Keras model is no neural network, see `npe_tf.bias.single_rate`."""

@@ -15,19 +15,17 @@ prior of N(0, 10^2) is flat over beta and, for A and eps, close to a half-normal
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from npe_tf.bias.single_rate import SOFTENING, SingleRate
+from npe_tf.bias.single_rate import INVERSE_SOFTPLUS_OF_ONE, SOFTENING, SingleRate
 
 __all__ = ["Neyrinck"]
 
 Tensor = Any
 
-_UNIT = math.log(math.expm1(1.0))  # softplus of which is one
 # exp(40) of anything is no halo at all, and squares of it are finite in float32
 _LARGEST_EXPONENT = 40.0
 
@@ -49,6 +47,8 @@ class Neyrinck(SingleRate):
     ) -> Tensor:
         """Log of the rate over n_0."""
         log_density = tf.math.log(delta + (1.0 + SOFTENING))
-        exponent = -tf.math.softplus(epsilon + _UNIT) * log_density
+        exponent = -tf.math.softplus(epsilon + INVERSE_SOFTPLUS_OF_ONE) * log_density
         decay = tf.math.expm1(tf.minimum(exponent, _LARGEST_EXPONENT))
-        return (1.0 + beta) * log_density - tf.math.softplus(cutoff + _UNIT) * decay
+        return (1.0 + beta) * log_density - tf.math.softplus(
+            cutoff + INVERSE_SOFTPLUS_OF_ONE
+        ) * decay

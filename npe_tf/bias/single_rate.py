@@ -27,30 +27,28 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from npe_tf.bias.neural import KerasBias
+from npe_tf.bias.neural import NeuralBias, log_softplus
 
-__all__ = ["SOFTENING", "SingleRate", "log_softplus", "single_rate_bias"]
+__all__ = [
+    "INVERSE_SOFTPLUS_OF_ONE",
+    "SOFTENING",
+    "SingleRate",
+    "log_softplus",
+    "single_rate_bias",
+]
 
 Tensor = Any
 
 SOFTENING = 1e-3
 """Added to 1 + delta where a logarithm or a power of it is taken: far below any voxel's density."""
 
+INVERSE_SOFTPLUS_OF_ONE = math.log(math.expm1(1.0))
+"""Where softplus is one."""
+
 _LOG_RATE = math.log(1e-3)
-_UNIT_WIDTH = math.log(math.expm1(1.0))
 _LEAST_WIDTH = 1e-3
-_SMALL = -12.0
 # e^(z^2 / 2) of more widths z overflows in float32
 _MOST_WIDTHS_BELOW = 10.0
-
-
-def log_softplus(x: Tensor) -> Tensor:
-    """log(log(1 + e^x)), which is x - e^x / 2 where x is far below zero."""
-    # each branch sees harmless values where the other is taken, so that gradients are finite
-    far = x < _SMALL
-    near = tf.where(far, tf.zeros_like(x), x)
-    below = x - 0.5 * tf.exp(tf.minimum(x, _SMALL))
-    return tf.where(far, below, tf.math.log(tf.math.softplus(near)))
 
 
 class SingleRate(keras.layers.Layer):
@@ -140,7 +138,7 @@ class SingleRate(keras.layers.Layer):
         mean = tf.convert_to_tensor(self.mass_mean)
         mean += self.log_mass_threshold + tf.range(self.num_components, dtype=mean.dtype)
         width = tf.convert_to_tensor(self.mass_width)
-        scale = _LEAST_WIDTH + tf.math.softplus(width + _UNIT_WIDTH)
+        scale = _LEAST_WIDTH + tf.math.softplus(width + INVERSE_SOFTPLUS_OF_ONE)
         mean = tf.maximum(mean, self.log_mass_threshold - _MOST_WIDTHS_BELOW * scale)
         logits = tf.zeros([1], mean.dtype)
         if self.mass_logit is not None:
@@ -165,7 +163,7 @@ class SingleRate(keras.layers.Layer):
         }
 
 
-def single_rate_bias(layer: SingleRate, num_cells: int | None = None) -> KerasBias:
+def single_rate_bias(layer: SingleRate, num_cells: int | None = None) -> NeuralBias:
     """Wrap a layer as a bias model.
 
     Args:
@@ -177,4 +175,4 @@ def single_rate_bias(layer: SingleRate, num_cells: int | None = None) -> KerasBi
     """
     delta = keras.Input((num_cells,) * 3 + (1,), dtype=layer.dtype, name="delta")
     model = keras.Model(delta, layer(delta), name=layer.name)
-    return KerasBias(model, layer.log_mass_threshold)
+    return NeuralBias(model, layer.log_mass_threshold)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npe_tf.catalogues.header import header_of
-from npe_tf.catalogues.table import HaloTable, choose, malformed
+from npe_tf.catalogues.table import HaloTable, choose, damaged, malformed
 from npe_tf.catalogues.text_lines import MAX_HEADER, Lines, open_binary
 
 __all__ = ["read"]
@@ -51,6 +51,7 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
         stream.seek(0)
         data = stream.read() if fits else b""
         text = "" if fits else _ecsv_text(path, stream)
+    kind = "FITS table" if fits else "ECSV table"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,14 +59,9 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
     except ValueError as error:
         if str(error).startswith("Invalid value") or "(in the header of " in str(error):
             raise
-        raise _damaged(path, fits, error) from error
+        raise damaged(path, kind, error) from error
     except Exception as error:  # whatever astropy makes of a damaged file
-        raise _damaged(path, fits, error) from error
-
-
-def _damaged(path: str, fits: bool, error: Exception) -> ValueError:
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return malformed(path, f"an undamaged {'FITS' if fits else 'ECSV'} table", said)
+        raise damaged(path, kind, error) from error
 
 
 def _fits(path: str, data: bytes, columns: Mapping[str, str]) -> HaloTable:

@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npe_tf.catalogues.header import header_of
-from npe_tf.catalogues.table import HaloTable, choose, malformed
+from npe_tf.catalogues.table import (
+    MOST_COMPRESSION,
+    HaloTable,
+    choose,
+    damaged,
+    malformed,
+    one_line,
+)
 from npe_tf.catalogues.text_lines import open_binary
 
 __all__ = ["read", "read_dataset"]
@@ -31,7 +38,6 @@ _OURS = ("halos/position", "halos/mass")
 _OUR_UNITS = {"lengths": "Mpc/h", "masses": "Msun/h"}
 _MAX_DATASETS = 10_000
 # deflate cannot do better than 1032:1
-_MOST_COMPRESSION = 1100
 _ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
@@ -53,12 +59,12 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
         try:
             file = h5py.File(plain, "r")
         except _ERRORS as error:
-            raise malformed(path, "an undamaged HDF5 file", _one_line(error)) from error
+            raise damaged(path, "HDF5 file", error) from error
         with file:
             try:
                 shapes = _datasets(file)
             except _ERRORS as error:
-                raise malformed(path, "an undamaged HDF5 file", _one_line(error)) from error
+                raise damaged(path, "HDF5 file", error) from error
             return _read(path, file, shapes, columns)
 
 
@@ -83,7 +89,7 @@ def _read(
         ]
         units = [_unit_of(file, names[index]) for index in choice.indices[: count + 1]]
     except _ERRORS as error:
-        raise malformed(path, "readable attributes", _one_line(error)) from error
+        raise malformed(path, "readable attributes", one_line(error)) from error
     stated = {key.lower(): value for root in reversed(roots) for key, value in root.items()}
     header = {}
     try:
@@ -131,7 +137,7 @@ def read_dataset(file: h5py.File, name: str, path: str) -> NDArray[Any]:
         if dataset.dtype.kind not in "iuf":
             raise malformed(path, f"real numbers in {name!r}", f"dtype {dataset.dtype}")
         stored = dataset.id.get_storage_size()
-        if dataset.shape is None or dataset.nbytes > stored * _MOST_COMPRESSION:
+        if dataset.shape is None or dataset.nbytes > stored * MOST_COMPRESSION:
             raise malformed(
                 path,
                 f"a dataset {name!r} with values",
@@ -141,7 +147,7 @@ def read_dataset(file: h5py.File, name: str, path: str) -> NDArray[Any]:
     except _ERRORS as error:
         if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
             raise
-        raise malformed(path, f"an undamaged dataset {name!r}", _one_line(error)) from error
+        raise damaged(path, f"dataset {name!r}", error) from error
 
 
 @contextlib.contextmanager
@@ -182,7 +188,3 @@ def _text(value: Any) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     return value if isinstance(value, str) and value.strip() else None
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

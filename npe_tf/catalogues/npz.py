@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npe_tf.catalogues.header import header_of
-from npe_tf.catalogues.table import HaloTable, choose, malformed
+from npe_tf.catalogues.table import MOST_COMPRESSION, HaloTable, choose, damaged, malformed
 from npe_tf.catalogues.text_lines import open_binary
 
 __all__ = ["read"]
 
 _MAX_ARRAYS = 10_000
-_MOST_COMPRESSION = 1100
 _SMALL = 2**16
 _ERRORS = (
     OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, SyntaxError, OverflowError,
@@ -54,7 +53,7 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
                 if info.filename.endswith(".npy")
             }
         except _ERRORS as error:
-            raise _damaged(path, "NumPy archive", error) from error
+            raise damaged(path, "NumPy archive", error) from error
         if len(members) > _MAX_ARRAYS:
             raise malformed(path, f"at most {_MAX_ARRAYS} arrays", "more of them")
         return _read(path, archive, members, columns)
@@ -113,7 +112,7 @@ def _array(
 ) -> NDArray[Any] | None:
     """An array of the archive; None if it is of other kinds."""
     try:
-        if info.file_size > max(_SMALL, info.compress_size * _MOST_COMPRESSION):
+        if info.file_size > max(_SMALL, info.compress_size * MOST_COMPRESSION):
             raise malformed(
                 path, f"an undamaged array {name!r}",
                 f"{info.compress_size} bytes said to hold {info.file_size}",
@@ -139,12 +138,7 @@ def _array(
     except _ERRORS as error:
         if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
             raise
-        raise _damaged(path, f"array {name!r}", error) from error
+        raise damaged(path, f"array {name!r}", error) from error
     if dtype.itemsize == 0:
         return None
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _damaged(path: str, what: str, error: BaseException) -> ValueError:
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return malformed(path, f"an undamaged {what}", said)

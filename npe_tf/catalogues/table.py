@@ -12,10 +12,24 @@ from numpy.typing import NDArray
 
 from npe_tf.catalogues.header import Header
 
-__all__ = ["COLUMNS", "Choice", "HaloTable", "check_columns", "choose", "malformed", "shown"]
+__all__ = [
+    "COLUMNS",
+    "MOST_COMPRESSION",
+    "Choice",
+    "HaloTable",
+    "check_columns",
+    "choose",
+    "damaged",
+    "malformed",
+    "one_line",
+    "shown",
+]
 
 COLUMNS = ("x", "y", "z", "position", "mass", "parent")
 """What a column can be chosen for."""
+
+MOST_COMPRESSION = 1100
+"""Bytes that a stored byte can become; deflate's limit is 1,032."""
 
 _POSITIONS = ("position", "positions", "pos", "xyz", "coordinates", "grouppos", "groupcm")
 _AXES = ("{}", "pos{}", "{}pos", "position{}", "{}position", "halo{}", "{}halo", "{}com", "{}c")
@@ -88,6 +102,16 @@ def malformed(path: str, expected: str, received: str, line: int | None = None) 
     return ValueError(
         f"Invalid value for argument `path`. Expected {expected}. Received: {received} in {where}"
     )
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of no great length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def damaged(path: str, what: str, error: BaseException) -> ValueError:
+    """The error of a file of which a library says that it cannot be read."""
+    return malformed(path, f"an undamaged {what}", one_line(error))
 
 
 def shown(names: Sequence[str]) -> str:
