@@ -9,14 +9,17 @@ prior:
    grows to one. If they moved now, many chains would put the haloes into the voids: a density
    field of the wrong sign with a bias of the wrong sign is a mode of its own.
 2. *Settling.* The parameters are fitted to the field that was found, and the field moves on; again,
-   from where the parameters are, a few times.
-3. *Learning.* The parameters are fitted once more, from several random starts, for their posterior
-   has several modes. The curvature of the block (largest scales and parameters) is measured, the
+   a few times.
+3. *Learning.* The parameters are fitted once more. The curvature of the block (largest scales and
+   parameters) is measured, the
    frame is set by it, and everything moves. That of the modes hardly depends on where the chain is;
    that of the parameters does, and one place says little of others. So every later window sets
    their part by where the one before went and by the slopes it met. The step size adapts to an
    energy error per dimension.
 4. *Burning in.* Nothing adapts any more.
+
+The posterior of the parameters has several modes, and the fits decide in which a chain is, see
+`npe_tf.chain_fits`.
 
 The dynamics is not adjusted by Metropolis tests; its bias is controlled by the energy error, see
 `samplers.MicrocanonicalLangevin`.
@@ -34,13 +37,14 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from npe_tf.bias.neural import check_psi, possible_psi
+from npe_tf.bias.neural import check_psi
+from npe_tf.chain_fits import ChainFits
 from npe_tf.field_moments import FieldMoments
 from npe_tf.posterior import FieldPosterior
-from npe_tf.pretraining import pretrain
+from npe_tf.pretraining import Pretrained
 from npe_tf.statistics import power_spectrum
 from npe_tf.watched import Watched
-from npe_tf.whitening import Frame, WhitenedPosterior
+from npe_tf.whitening import STANDING, Frame, WhitenedPosterior
 from samplers import DiagonalInverseHessian, EnergyErrorAdaptation, MicrocanonicalLangevin
 from samplers.results import find_innermost, replace_innermost
 
@@ -66,7 +70,6 @@ _NUM_STARTS = 4
 _NEVER = 2**30
 # a hundred times what a sweep's energy changes by on the largest meshes tried
 _MAX_ENERGY_CHANGE = 1000.0
-_STANDING = 1e-7
 # what a direction of the block may have, in units of the frame, when a window opens
 _LARGEST_CURVATURE, _RELAXING_PRODUCTS = 3.0, 24
 # Random phases of a shell know the curvature mode by mode. The widths of the modes, their
@@ -399,6 +402,9 @@ class JointChain:
         self.results: Any = None
         self.visits = Visits.none(sampler.posterior.bias.parameters.size)
         self.moments = FieldMoments(("initial", "final"), sampler.posterior.grid.shape)
+        self.fits = ChainFits(
+            sampler.posterior, sampler.settings.psi, sampler.settings.seed, number, _NUM_STARTS
+        )
         self.say: Callable[[str], None] = lambda line: None
 
     def _fold(self, number: int) -> Tensor:
@@ -406,16 +412,24 @@ class JointChain:
 
     # --- start and windows ----------------------------------------------------------------------
 
+    def first_white_noise(self) -> Tensor:
+        """The draw of the prior with which the chain starts, `[N, N, N]`."""
+        sampler = self.sampler
+        return tf.random.stateless_normal(
+            sampler.posterior.grid.shape, self._fold(_NEVER), dtype=sampler.dtype
+        )
+
     def start(self, theta: Array | None, report: Callable[[str], None]) -> None:
         """Draw the white noise from its prior and find parameters to start with."""
         sampler, posterior = self.sampler, self.sampler.posterior
         self.say = report
-        white_noise = tf.random.stateless_normal(
-            posterior.grid.shape, self._fold(_NEVER), dtype=sampler.dtype
-        )
+        white_noise = self.first_white_noise()
         if theta is None:
-            delta = posterior.density(white_noise).numpy()
-            theta = self._fitted(delta, posterior.likelihood.abundance_matched(delta), 0)
+            common = JointChain(sampler, 0).first_white_noise()
+            fields = (posterior.density(noise).numpy() for noise in (white_noise, common))
+            theta = self._told(
+                self.fits.at_first(*fields), "the haloes moved to where its first field is dense"
+            )
         coordinates = sampler.target.parameters.coordinates(theta)
         self._enter(white_noise, coordinates, sampler.target.initial_frame(coordinates), 0)
         log_prob = float(find_innermost(self.results, "target_log_prob"))
@@ -425,25 +439,7 @@ class JointChain:
                 f"posterior density. Received: log posterior {log_prob} in chain {self.number}"
             )
 
-    def _fitted(self, delta: Array, likelihood: Any, sweep: int) -> Array:
-        posterior = self.sampler.posterior
-        plan = self.sampler.plan
-        # the field has adapted to the parameters, which are close
-        polish = sweep in plan.settling[1:]
-        words = [self.sampler.settings.seed, self.number, sweep]
-        fitted = pretrain(
-            posterior.bias,
-            likelihood,
-            delta,
-            num_steps=0 if polish else 150,
-            num_polish=100 if sweep < plan.learning[0] else 200,
-            num_starts=_NUM_STARTS if sweep == plan.learning[0] else 1,
-            initial_theta=self._theta() if polish else None,
-            prior_scale=posterior.prior_scale,
-            seed=int(np.random.SeedSequence(words).generate_state(1)[0]),
-            psi=possible_psi(self.sampler.settings.psi, posterior.bias.parameters.names),
-        )
-        where = "the haloes moved to where its first field is dense" if sweep == 0 else "its field"
+    def _told(self, fitted: Pretrained, where: str) -> Array:
         self.say(
             f"chain {self.number}: parameters fitted to {where}: log L = "
             f"{fitted.log_likelihood:.1f}"
@@ -495,11 +491,22 @@ class JointChain:
             return
         if sweep in (*plan.settling, plan.learning[0]):
             delta = sampler.evolved(white_noise).numpy()
-            theta = self._fitted(delta, sampler.posterior.likelihood, sweep)
+            # the field has adapted to the parameters, which are close; chains that are free look
+            # for others where they first see their own haloes, and where they begin to learn
+            afresh = self.fits.psi == "free" and sweep not in plan.settling[1:]
+            learning = sweep == plan.learning[0]
+            fitted = self.fits.of_field(
+                delta,
+                sweep,
+                None if afresh else self._theta(),
+                num_starts=_NUM_STARTS if learning else 1,
+                num_polish=200 if learning else 100,
+            )
+            theta = self._told(fitted, "its field")
             coordinates = target.parameters.coordinates(theta)
         size = len(coordinates)
         width = self._widths(white_noise, coordinates, sweep)
-        mixing = _STANDING * np.eye(size)
+        mixing = STANDING * np.eye(size)
         if sweep >= plan.learning[0]:
             hessian = sampler.parameter_hessian(white_noise, coordinates).numpy()
             values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))

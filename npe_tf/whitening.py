@@ -29,12 +29,14 @@ from npe_tf.bias.standardised import ParameterCoordinates, parameter_coordinates
 from npe_tf.fourier import irfft3d, rfft3d
 from npe_tf.posterior import FieldPosterior
 
-__all__ = ["Frame", "WhitenedPosterior"]
+__all__ = ["STANDING", "Frame", "WhitenedPosterior"]
 
 Tensor = Any
 Array = NDArray[np.float64]
 
 _SMALLEST_CURVATURE = 0.1
+STANDING = 1e-7
+"""Unit of parameters that are not to move, in their coordinates."""
 
 
 class Frame(NamedTuple):
@@ -423,6 +425,28 @@ class WhitenedPosterior:
         own = mixing[:, -self._num_parameters :]
         mixing[:, -self._num_parameters :] = own @ np.asarray(rescaling, dtype=np.float64)
         return frame._replace(mixing=mixing.astype(self.dtype.as_numpy_dtype))
+
+    def standing(self, frame: Frame, centre: ArrayLike) -> Frame:
+        """The frame of a field whose parameters stand.
+
+        Args:
+            frame: what was learnt of field and parameters together.
+            centre: coordinates of the parameters, `[P]`.
+
+        Returns:
+            A frame whose modes have the covariance that those of `frame` have given the parameters,
+            and whose parameters hardly move.
+        """
+        inverse = np.linalg.inv(np.asarray(frame.mixing, dtype=np.float64))
+        count = self.block_size - self._num_parameters
+        own = inverse[:, :count]
+        mixing = STANDING * np.eye(self.block_size)
+        mixing[:count, :count] = np.linalg.inv(np.linalg.cholesky(own.T @ own)).T
+        return Frame(
+            np.asarray(frame.width, dtype=np.float64),
+            np.array(centre, dtype=np.float64),
+            mixing.astype(self.dtype.as_numpy_dtype),
+        )
 
     def triangular(self, frame: Frame) -> Frame:
         """A frame of the same units, up to a rotation, whose parameters move nothing else.
