@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,14 @@ from npe_tf.whitening import Frame, WhitenedPosterior
 from samplers import DiagonalInverseHessian, EnergyErrorAdaptation, MicrocanonicalLangevin
 from samplers.results import find_innermost, replace_innermost
 
-__all__ = ["FieldSwitch", "Mode", "ModeWeight", "SwitchSettings", "find_modes", "weigh_modes"]
+__all__ = [
+    "FieldSwitch",
+    "Mode",
+    "ModeWeight",
+    "SwitchSettings",
+    "find_modes",
+    "weigh_modes",
+]
 
 Tensor = Any
 Array = NDArray[np.float64]
@@ -311,6 +318,7 @@ def weigh_modes(
     frames: Sequence[Frame],
     settings: SwitchSettings,
     report: Callable[[str, int, float], None] | None = None,
+    known: MutableMapping[str, float] | None = None,
 ) -> list[ModeWeight]:
     """Weigh every mode against the first.
 
@@ -322,6 +330,8 @@ def weigh_modes(
         frames: what these chains have learnt.
         settings: of the ways.
         report: called with a name of the way, the steps done on it and the work so far.
+        known: work of the ways by their names; those that it lacks are added as they are done, so
+            that what was interrupted goes on.
 
     Returns:
         One for each mode but the first.
@@ -339,13 +349,18 @@ def weigh_modes(
         theta, log_volume = target.parameters.theta(tf.constant(np.asarray(point)))
         return float(target.posterior.log_prior_parameters(theta) + log_volume)
 
+    known = {} if known is None else known
+
     def follow(source: int, goal: int) -> float:
         name = f"from chain {modes[source].chains[0]} to chain {modes[goal].chains[0]}"
+        if name in known:
+            return known[name]
         told = None if report is None else (lambda step, work: report(name, step, work))
         # the ways run between draws, not means: a mean of bent draws may fit nothing
-        return switch.run(fields[source], positions[source], positions[goal], frames[source], told)[
-            0
-        ]
+        known[name], _ = switch.run(
+            fields[source], positions[source], positions[goal], frames[source], told
+        )
+        return known[name]
 
     def log_density(number: int) -> float:
         """Of the normal of a mode at its position."""

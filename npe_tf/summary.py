@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.environments import DensityEnvironments
 from npe_tf.field_checks import FieldChecks, check_fields
 from npe_tf.run import Run
+from npe_tf.weigh_runs import MODES_FILE, format_modes
 
 __all__ = ["Summary", "summarise"]
 
@@ -163,7 +165,11 @@ class _Report(Run):
                 f"; all were started so, this is the posterior of one mode (--psi={other}: the "
                 "other, whose weight is not known)"
             )
-        return [f"the network's psi {', '.join(told)}{remark}"]
+        lines = [f"the network's psi {', '.join(told)}{remark}"]
+        weighed = Path(self.store.path).with_name(MODES_FILE)
+        if weighed.is_file():
+            lines.append(format_modes(json.loads(weighed.read_text())))
+        return lines
 
     def summary(self, folder: Path | None, watts_per_core: float) -> Summary:
         """Everything."""

@@ -25,7 +25,7 @@ from npe_tf.whitening import WhitenedPosterior
 GRID = Grid(8, 200.0)
 NOISE = 0.5
 SETTINGS = SwitchSettings(
-    num_steps=60, gradients_per_step=5, num_equilibration=300, energy_error=1e-4, seed=3
+    num_steps=40, gradients_per_step=5, num_equilibration=200, energy_error=1e-4, seed=3
 )
 
 
@@ -179,6 +179,13 @@ def test_weights_of_two_modes_add_what_the_parameters_have(posterior, target):
     assert weight.log_prior_ratio == pytest.approx(0.5 * np.sum(FIRST**2 - SECOND**2))
     assert len(told) == 2 * SETTINGS.num_steps
     assert told[0][0] == "from chain 0 to chain 1"
+
+
+def test_ways_that_are_known_are_not_gone_again(target):
+    modes = [Mode((number,), point, np.eye(2)) for number, point in enumerate((FIRST, SECOND))]
+    known = {"from chain 0 to chain 1": -3.0, "from chain 1 to chain 0": 2.0}
+    (weight,) = weigh_modes(target, modes, [], [FIRST, SECOND], [], SETTINGS, known=known)
+    assert (weight.there, weight.back) == (-3.0, 2.0)
 
 
 def test_bounds_become_an_error():
