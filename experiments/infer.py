@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import options
+from experiments import command_line, options
 
 FLAGS = flags.FLAGS
 
@@ -209,6 +209,7 @@ def main() -> None:
         limits=limits,
         num_processes=num_processes,
         build=functools.partial(config.build, catalogue, completeness),
+        command=command_line.typed(),
     )
 
 

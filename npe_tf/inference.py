@@ -28,6 +28,7 @@ from npe_tf.energy import COST_COLUMNS, Meter
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
 from npe_tf.joint import JointChain, JointSampler, JointSettings
 from npe_tf.posterior import FieldPosterior
+from npe_tf.run_history import HISTORY_FILE, record_start
 from npe_tf.watched import Watched
 from npe_tf.workers import ChainWorkers
 
@@ -217,6 +218,7 @@ def run_inference(
     limits: Limits | None = None,
     num_processes: int = 1,
     build: Callable[[], FieldPosterior] | None = None,
+    command: str | None = None,
 ) -> Path:
     """Run, or go on with, a set of chains.
 
@@ -241,6 +243,7 @@ def run_inference(
             in this one. Draws are the same for any number up to the rounding of sums, which
             depends on the number of threads.
         build: makes the posterior anew in a process; picklable, needed for more than one process.
+        command: what the user typed, to be noted in the run's history.
 
     Returns:
         Path of the chain file.
@@ -301,6 +304,10 @@ def run_inference(
         marks = {**identity, **sampler.watched.attributes}
         store = ChainStore.create(path, columns, settings.num_sweeps, template, marks, fixed)
     with store, contextlib.ExitStack() as stack:
+        try:
+            record_start(folder, store.num_committed, command)
+        except OSError as error:  # a note; a disk that is full is no reason to stop
+            say(f"the start could not be noted in {HISTORY_FILE}: {error}")
         saved = store.checkpoint()
         group: _Here | ChainWorkers
         if build is not None and num_processes > 1:
