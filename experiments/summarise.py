@@ -43,7 +43,7 @@ def main() -> None:
     options.import_tensorflow_quietly()
 
     from npe_tf.plot_style import has_matplotlib
-    from npe_tf.report import write_report
+    from npe_tf.report.contents import write_report
     from npe_tf.run import FEWEST_SAMPLES, num_samples_of
     from npe_tf.summary import summarise
 

@@ -19,6 +19,7 @@ from npe_tf.convergence import Convergence, Limits, convergence_of, worst_ess, w
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.environments import DensityEnvironments
 from npe_tf.field_checks import FieldChecks, check_fields
+from npe_tf.figures import readable_name
 from npe_tf.plot_style import has_matplotlib
 from npe_tf.run import Run
 from npe_tf.verdict import CONVERGED, TOO_SHORT, Verdict, verdict_of
@@ -357,7 +358,9 @@ class _Report(Run):
         final_mean, final_sd = self.moments("final")
         samples = self.power[self.warmup :].reshape(-1, len(power.k))
         figures = {
-            "parameter_traces": plots.parameter_traces(self.theta, self.names, self.warmup),
+            "parameter_traces": plots.parameter_traces(
+                self.theta, [readable_name(name) for name in self.names], self.warmup
+            ),
             "log_posterior": plots.log_posterior_trace(
                 self.log_posterior,
                 {"field": self.acceptance[..., 0], "parameters": self.acceptance[..., 1]},

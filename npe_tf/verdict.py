@@ -27,7 +27,7 @@ class Verdict:
 
     Attributes:
         state: `CONVERGED`, `NOT_CONVERGED`, or `TOO_SHORT`: so few draws that nothing is known.
-        reason: a sentence with the worst quantities.
+        reason: a sentence without its full stop.
         advice: what to do next, sentences.
     """
 
@@ -66,14 +66,16 @@ def verdict_of(
     draws = num_samples * num_chains
     folder = shlex.quote(run)
     if convergence is not None and convergence.reaches(limits):
-        return Verdict(CONVERGED, _worst(convergence), _of_converged(folder))
+        reason = (
+            f"All {len(convergence.watched)} quantities watched agree between the chains and have "
+            f"at least {limits.min_ess:g} effective samples"
+        )
+        return Verdict(CONVERGED, reason, _of_converged(folder))
     if convergence is None or draws < limits.min_ess:
         reason = (
             f"{draws} draws after the warm-up ({num_samples} sweeps of {num_chains} chains) cannot "
             f"be worth {limits.min_ess:g} independent ones"
         )
-        if convergence is not None:
-            reason += f"; {_worst(convergence)}"
         wanted = max(_FEWEST_SWEEPS, math.ceil(2 * limits.min_ess / num_chains))
         return Verdict(
             TOO_SHORT,
@@ -105,23 +107,17 @@ def verdict_of(
         advice.append(told + _go_on(wanted, num_samples, seconds_per_sweep, sweeps_left))
     elif not apart:
         advice.append(_go_on(4 * num_samples, num_samples, seconds_per_sweep, sweeps_left))
-    return Verdict(NOT_CONVERGED, _worst(convergence), tuple(advice))
-
-
-def _worst(convergence: Convergence) -> str:
-    rhat, ess = convergence.worst_rhat, convergence.worst_ess
-    return (
-        f"R-hat is {_known(rhat.rhat, '.3f')} at worst ({rhat.name}), the effective sample size "
-        f"{_effective(ess)} ({ess.name})"
+    beyond = [row for row in convergence.watched if not _is_within(row, limits)]
+    reason = (
+        f"{len(beyond)} of {len(convergence.watched)} quantities watched have an R-hat above "
+        f"{limits.max_rhat:g} or fewer than {limits.min_ess:g} effective samples"
     )
+    return Verdict(NOT_CONVERGED, reason, tuple(advice))
 
 
-def _effective(row: ParameterRow) -> str:
-    return f"{_known(row.ess, '.0f')} in the bulk and {_known(row.tail, '.0f')} in the tails"
-
-
-def _known(number: float, form: str) -> str:
-    return format(number, form) if math.isfinite(number) else "not known"
+def _is_within(row: ParameterRow, limits: Limits) -> bool:
+    # false for what is not known
+    return bool(row.rhat <= limits.max_rhat and min(row.ess, row.tail) >= limits.min_ess)
 
 
 def _of_converged(folder: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The report of a run: one page to read, and the same numbers as JSON.
+"""What the report of a run says, and its two files.
 
 ``docs/report.md`` is the schema. The page is made from the numbers alone, so that it says nothing
 that they do not.
@@ -20,13 +20,14 @@ import numpy as np
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
-from npe_tf.citation import BIBTEX, REFERENCES
 from npe_tf.convergence import Limits, worst_ess, worst_rhat
 from npe_tf.diagnostics import ParameterRow
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.figures import readable_name
 from npe_tf.plot_style import has_matplotlib
-from npe_tf.report_page import report_page
+from npe_tf.report.citation import BIBTEX, REFERENCES
+from npe_tf.report.legends import legend_of
+from npe_tf.report.page import report_page
 from npe_tf.run_history import package_versions, read_starts
 from npe_tf.run_warnings import warnings_of
 from npe_tf.summary import Summary
@@ -115,7 +116,7 @@ def report_numbers(
             },
         }
     if summary is not None:
-        numbers["figures"] = [_figure(path, summary) for path in _pictures(summary)]
+        numbers["figures"] = [_figure(path) for path in _pictures(summary)]
     return dict(_strict(numbers))
 
 
@@ -376,52 +377,5 @@ def _pictures(summary: Summary) -> list[Path]:
     return [path for path in summary.figures if path.suffix == ".png"]
 
 
-def _figure(path: Path, summary: Summary) -> Numbers:
-    """What a figure is called and shows; the alternative text speaks to those who do not see it."""
-    chains = "one colour for each chain; what is on grey is the warm-up and does not count"
-    known = summary.r is not None
-    told = {
-        "parameter_traces": (
-            "Traces of the parameters",
-            f"The path of each parameter, {chains}. Chains that have converged lie over each other "
-            "like a band without a trend.",
-            "Small panels, one for each parameter, with its value along the sweeps",
-        ),
-        "log_posterior": (
-            "Log posterior and acceptance",
-            f"Above, the log posterior density along the chains, {chains}; below, how many moves "
-            "were accepted.",
-            "Lines of the log posterior and of the acceptance along the sweeps",
-        ),
-        "fields": (
-            "Initial and evolved field",
-            "A slice through the box: posterior mean and standard deviation of the linear field "
-            "(left) and of the evolved field (middle), and the haloes (right). The standard "
-            "deviation is small where haloes say what the field is.",
-            "Maps of mean and standard deviation of the initial and evolved density beside a map "
-            "of the haloes",
-        ),
-        "power_spectra": (
-            "Power of the initial field",
-            "Power spectra of the sampled linear fields, median and central 68 per cent, against "
-            "the prior and the scatter that it has for one field"
-            + ("; dashed is the true field." if known else "."),
-            "Power against wavenumber above, and its ratio to the prior below",
-        ),
-        "mass_function": (
-            "Halo mass function by density",
-            "Haloes per volume and decade of mass in environments of different density, with "
-            "Poisson errors; lines and bands are what the samples expect, median and central 68 "
-            "per cent.",
-            "Points of the catalogue and lines of the model against halo mass, one colour for each "
-            "environment",
-        ),
-        "cross_correlation": (
-            "Correlation with the true field",
-            "Correlation r(k) of the posterior mean of the linear field with the true one. One is "
-            "perfect; where it falls to zero the haloes say nothing of the field.",
-            "The correlation coefficient against wavenumber",
-        ),
-    }
-    title, caption, alt = told.get(path.stem, (path.stem.replace("_", " "), "", "A figure"))
-    return {"name": path.stem, "title": title, "caption": caption, "alt": f"{alt}."}
+def _figure(path: Path) -> Numbers:
+    return {"name": path.stem, **legend_of(path.stem)._asdict()}

@@ -43,12 +43,13 @@ STYLE_SHEET = (
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--text);overflow-wrap:anywhere;
  font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",Arial,sans-serif}
-header,main,footer{max-width:58rem;margin:0 auto;padding:0 1.1rem}
+header,main,footer{max-width:64rem;margin:0 auto;padding:0 1.1rem}
 header{padding-top:2.2rem}
 footer{padding-top:1rem;padding-bottom:3rem;color:var(--muted);font-size:.85rem}
 h1{font-size:1.9rem;line-height:1.2;margin:.1rem 0 .3rem;font-weight:600;letter-spacing:-.01em}
 h2{font-size:1.25rem;line-height:1.3;margin:2.8rem 0 .8rem;padding-top:.9rem;font-weight:600;
  border-top:1px solid var(--line)}
+section:first-child h2{margin-top:1.4rem}
 h3{font-size:1rem;margin:1.6rem 0 .4rem;font-weight:600}
 p,ul,ol{margin:.6rem 0;max-width:46rem}
 ol,ul{padding-left:1.3rem}
@@ -83,8 +84,9 @@ nav a:hover{text-decoration:underline}
 .pairs dd{margin:0;font-variant-numeric:tabular-nums}
 .scroll{overflow-x:auto;margin:.8rem 0;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;line-height:1.4}
-caption{text-align:left;color:var(--muted);padding:0 0 .4rem;font-size:.88rem}
-th,td{padding:.28rem .8rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+.caption{color:var(--muted);font-size:.88rem;margin:1rem 0 0}
+.caption+.scroll{margin-top:.3rem}
+th,td{padding:.28rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 thead th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid var(--muted)}
 th:first-child,td.text,th.text{text-align:left}
 tbody th{font-weight:400;position:sticky;left:0;background:var(--page);padding-left:0}
@@ -92,14 +94,15 @@ thead th:first-child{position:sticky;left:0;background:var(--page);padding-left:
 td.text{white-space:normal;min-width:9rem}
 td:last-child,th:last-child{padding-right:.2rem}
 .beyond{font-weight:700;color:var(--poor)}
-.muted{color:var(--muted)}
-.bar{width:9rem;height:1.1rem;display:block}
+.bar{width:7.5rem;height:1.1rem;display:block}
 .bar .range{stroke:var(--link);stroke-width:3}
 .bar .middle{fill:var(--link)}
 .bar .zero{stroke:var(--line);stroke-width:1}
 sup,sub{line-height:0;font-size:.75em}
 pre{background:var(--panel);border-radius:.25rem;padding:.8rem 1rem;margin:.7rem 0;
  white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem;line-height:1.5}
+code{font-size:.92em}
+.flag{white-space:nowrap}
 code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 figure{margin:1.6rem 0 2.2rem}
 .plate{overflow-x:auto;background:#fff;border:1px solid var(--line);border-radius:.25rem;
