@@ -31,7 +31,7 @@ def warnings_of(store: ChainStore) -> list[str]:
     found: list[str] = []
     for column, told in (("log_posterior", "the log posterior"), ("theta", "a parameter")):
         values = np.asarray(store.read(column, 0, stop))
-        lost = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(axis=-1)
+        lost = ~np.isfinite(values).all(axis=tuple(range(2, values.ndim)))
         found += [
             f"In chain {chain} {told} is not finite in {count} of {len(lost)} sweeps: the mesh or "
             "the bias model is not up to this catalogue; compare --dtype=float64."

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-LONGEST = 60.0  # seconds without an answer
+LONGEST = 180.0  # seconds without an answer
 
 
 def chromium():

@@ -86,7 +86,7 @@ nav a:hover{text-decoration:underline}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;line-height:1.4}
 .caption{color:var(--muted);font-size:.88rem;margin:1rem 0 0}
 .caption+.scroll{margin-top:.3rem}
-th,td{padding:.28rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+th,td{padding:.28rem .55rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
 thead th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid var(--muted)}
 th:first-child,td.text,th.text{text-align:left}
 tbody th{font-weight:400;position:sticky;left:0;background:var(--page);padding-left:0}
@@ -94,7 +94,7 @@ thead th:first-child{position:sticky;left:0;background:var(--page);padding-left:
 td.text{white-space:normal;min-width:9rem}
 td:last-child,th:last-child{padding-right:.2rem}
 .beyond{font-weight:700;color:var(--poor)}
-.bar{width:7.5rem;height:1.1rem;display:block}
+.bar{width:6.5rem;height:1.1rem;display:block}
 .bar .range{stroke:var(--link);stroke-width:3}
 .bar .middle{fill:var(--link)}
 .bar .zero{stroke:var(--line);stroke-width:1}

@@ -148,7 +148,7 @@ def test_the_page_says_the_same_as_the_json(numbers, page):
     for cells, row in zip(table, numbers["parameters"], strict=True):
         assert all(same(c, row[k], 4) for c, k in zip(cells[1:6], keys, strict=True))
         assert same(cells[7], row["rhat"], -3)
-        assert same(cells[8], row["ess_bulk"], -0) or value(cells[8]) == round(row["ess_bulk"])
+        assert value(cells[8]) == round(row["ess_bulk"])
         assert value(cells[9]) == round(row["ess_tail"])
     fields = numbers["fields"]
     table = page.tables["table-power"][1:]
@@ -287,9 +287,8 @@ def test_contrast(colours):
     # WCAG 2.2, 1.4.3: 4.5 for text
     for ground in ("page", "panel"):
         for ink in ("text", "muted", "link", "good", "fair", "poor"):
-            high, low = sorted((luminance(colours[ground]), luminance(colours[ink])), reverse=True)
-            assert high > low and (low + 0.05) * 4.5 <= high + 0.05 or (high, low) == (low, high)
-            assert (max(high, low) + 0.05) / (min(high, low) + 0.05) >= 4.5, (ground, ink)
+            low, high = sorted((luminance(colours[ground]), luminance(colours[ink])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ground, ink)
 
 
 def paths_of(value, at=""):
