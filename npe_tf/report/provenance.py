@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ __all__ = ["citation", "cost", "repeat", "versions"]
 
 Numbers = Mapping[str, Any]
 
+_ARGUMENT = re.compile(r"((?:'[^']*'|[^\s'])+)")
+
 
 def repeat(numbers: Numbers) -> str:
     """The commands and settings of the run."""
@@ -18,9 +21,11 @@ def repeat(numbers: Numbers) -> str:
     commands = list(dict.fromkeys(start["command"] for start in history if start["command"]))
     parts = []
     if commands:
-        several = "commands were" if len(commands) > 1 else "command was"
-        parts.append(f"<p>The {several} given, as typed; paths are from where they were given:</p>")
-        parts += [f"<pre>{text(command)}</pre>" for command in commands]
+        these = "these commands, one after another" if len(commands) > 1 else "this command"
+        parts.append(
+            f"<p>It was started by {these}; relative paths are as seen from where it was typed:</p>"
+        )
+        parts += [f"<pre>{_arguments(command)}</pre>" for command in commands]
     else:
         parts.append(
             "<p>No command was recorded: the run was started from Python or by an earlier "
@@ -45,6 +50,13 @@ def repeat(numbers: Numbers) -> str:
     )
     parts.append(f"<details><summary>All settings</summary>{shown}</details>")
     return "".join(parts)
+
+
+def _arguments(command: str) -> str:
+    """A command that is broken between its arguments, rather than at their hyphens."""
+    pieces = [text(piece) for piece in _ARGUMENT.split(command)]
+    pieces[1::2] = [f'<span class="argument">{piece}</span>' for piece in pieces[1::2]]
+    return "".join(pieces)
 
 
 def versions(numbers: Numbers) -> str:

@@ -102,11 +102,12 @@ sup,sub{line-height:0;font-size:.75em}
 pre{background:var(--panel);border-radius:.25rem;padding:.8rem 1rem;margin:.7rem 0;
  white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85rem;line-height:1.5}
 code{font-size:.92em}
+.argument{display:inline-block;max-width:100%;vertical-align:top}
 .flag{white-space:nowrap}
 code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 figure{margin:1.6rem 0 2.2rem}
-.plate{overflow-x:auto;background:#fff;border:1px solid var(--line);border-radius:.25rem;
- padding:.5rem}
+.plate{width:fit-content;max-width:100%;overflow-x:auto;padding:.5rem;background:#fff;
+ border:1px solid var(--line);border-radius:.25rem}
 .plate img{display:block;margin:0 auto;max-width:100%;height:auto}
 figcaption{margin-top:.6rem;font-size:.9rem;color:var(--muted);max-width:46rem}
 figcaption strong{color:var(--text);font-weight:600}
