@@ -57,7 +57,7 @@ def verdict_of(
         modes_apart: whether chains are known to be in different modes of the parameters.
         seconds_per_sweep: of all chains together, for the time that more sweeps take [s].
         run: folder of the run, for commands.
-        sweeps_left: that were asked for and are not there yet.
+        sweeps_left: of sampling, that were asked for and are not there yet.
 
     Returns:
         The verdict.
@@ -73,8 +73,9 @@ def verdict_of(
         return Verdict(CONVERGED, reason, _of_converged(folder))
     if convergence is None or draws < limits.min_ess:
         reason = (
-            f"{draws} draws after the warm-up ({num_samples} sweeps of {num_chains} chains) cannot "
-            f"be worth {limits.min_ess:g} independent ones"
+            f"{draws} draws after the warm-up ({num_samples} sweeps of {num_chains} "
+            f"chain{'s' if num_chains > 1 else ''}) cannot be worth {limits.min_ess:g} independent "
+            "ones"
         )
         wanted = max(_FEWEST_SWEEPS, math.ceil(2 * limits.min_ess / num_chains))
         return Verdict(
@@ -132,8 +133,9 @@ def _go_on(wanted: int, num_samples: int, seconds_per_sweep: float, sweeps_left:
     """How to get more samples, and how long it takes."""
     if num_samples + sweeps_left >= wanted:
         return (
-            f"The run has {sweeps_left:,} sweeps to go{_time(sweeps_left, seconds_per_sweep)}: let "
-            "it finish; if it has stopped, the same command goes on."
+            f"The run has {sweeps_left:,} sweeps of sampling to go"
+            f"{_time(sweeps_left, seconds_per_sweep)}: let it finish; if it has stopped, the same "
+            "command goes on."
         )
     more = wanted - num_samples
     return (

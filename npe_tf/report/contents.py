@@ -76,7 +76,11 @@ def report_numbers(
         told = summary.verdict if summary is not None else None
         if told is None:
             told = verdict_of(
-                None, samples, num_chains, run=os.fspath(run), sweeps_left=store.capacity - done
+                None,
+                samples,
+                num_chains,
+                run=os.fspath(run),
+                sweeps_left=store.capacity - warmup - samples,
             )
         versions = package_versions()
         numbers = {

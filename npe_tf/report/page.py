@@ -86,7 +86,8 @@ def report_page(numbers: Numbers, pictures: Mapping[str, bytes], can_draw: bool 
     name = text(run["folder"])
     state = text(numbers["verdict"]["state"])
     facts = (
-        f"{run['chains']} chains, {run['sweeps_of_warmup']:,} sweeps of warm-up and "
+        f"{run['chains']} chain{'s' if run['chains'] > 1 else ''}, "
+        f"{run['sweeps_of_warmup']:,} sweeps of warm-up and "
         f"{run['sweeps_of_sampling']:,} of sampling, {data['cells_per_side']}<sup>3</sup> cells of "
         f"{number(data['cell_size_mpc_h'], '.3g')} {_MPC}"
     )

@@ -31,6 +31,10 @@ def test_nothing_is_known_of_a_run_in_its_warmup():
     assert "--num_samples=800" in found.advice[1]
 
 
+def test_one_chain_is_not_several():
+    assert "(3 sweeps of 1 chain)" in verdict_of(None, 3, 1).reason
+
+
 def test_too_short():
     found = verdict_of(convergence(50), 50, 4, seconds_per_sweep=10.0)
     assert found.state == TOO_SHORT
@@ -39,7 +43,7 @@ def test_too_short():
 
 def test_a_run_under_way_is_left_alone():
     found = verdict_of(convergence(50), 50, 4, sweeps_left=750, seconds_per_sweep=4.0)
-    assert "750 sweeps to go, about 50 min" in found.advice[1]
+    assert "750 sweeps of sampling to go, about 50 min" in found.advice[1]
 
 
 def test_slow_chains_need_more_sweeps():
