@@ -20,6 +20,7 @@ FLOORS = {
         "npe_tf.catalogues",
         "npe_tf.catalogues.*",
         "npe_tf.chain_store",
+        "npe_tf.checksums",
         "npe_tf.cosmology",
         "npe_tf.diagnostics",
         "npe_tf.energy",
@@ -73,6 +74,7 @@ FLOORS = {
 # Imports within a floor, each for a reason: (importer, imported).
 SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
+    ("npe_tf.chain_store", "npe_tf.checksums"),
     ("npe_tf.fourier", "npe_tf.grid"),
     ("npe_tf.plots", "npe_tf.plot_style"),
     ("npe_tf.papers_figures", "npe_tf.figure_data"),
