@@ -430,9 +430,11 @@ def _make(path: str, plan: _Plan, source: ChainStore | None = None) -> None:
         plan.write(temporary)
         _publish(temporary, path, source)
     except OSError as error:
+        # HDF5 says it in five lines
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(
             error.errno or errno.EIO,
-            f"Cannot make a chain of {plan.nbytes / 2**20:.1f} MiB ({error.strerror or error})",
+            f"Cannot make a chain of {plan.nbytes / 2**20:.1f} MiB ({reason})",
             path,
         ) from error
     finally:
@@ -634,7 +636,8 @@ class ChainStore:
             for name, extent in self._rows.items()
         }
         # of the first format nothing else says that these fit each other
-        number = np.dtype("<i8")
+        number: np.dtype[Any] = np.dtype("<i8")
+        expected: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
         expected = {"committed": ((), number), "seal": ((2, 2), number)}
         for name, column in self._columns.items():
             rows = column.num_rows(self._capacity)

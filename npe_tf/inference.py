@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import signal
 import threading
@@ -182,6 +183,19 @@ def _require_same_watched(store: ChainStore, watched: Watched) -> None:
             )
 
 
+def _require_undamaged(store: ChainStore) -> None:
+    """Refuse to spend time on a chain whose first part the disk has lost."""
+    damage = store.damage()
+    if damage:
+        store.close()
+        raise OSError(
+            errno.EIO,
+            f"Damaged: {'; '.join(damage)}. Restore the file, or run again in another folder: the "
+            "same seed gives the same chain",
+            store.path,
+        )
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C into a question that the loop asks between sweeps."""
@@ -247,7 +261,8 @@ def run_inference(
 
     Raises:
         ValueError: if `output` belongs to a different run or the start has no finite density.
-        OSError: if the folder cannot be written to.
+        OSError: if the folder cannot be written to, its chain is damaged, or another process
+            writes to it.
     """
     say = say or (lambda line: None)
     folder = Path(output)
@@ -290,6 +305,7 @@ def run_inference(
     store = ChainStore.open(path, "r+", expected=identity) if path.exists() else None
     sampler, chains = _make_chains(posterior, settings)
     if store is not None:
+        _require_undamaged(store)
         _require_same_watched(store, sampler.watched)
     if store is None:
         folder.mkdir(parents=True, exist_ok=True)
