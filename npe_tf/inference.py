@@ -27,6 +27,7 @@ from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column, predicted_nbytes
 from npe_tf.convergence import Limits, convergence_of, watched_names
 from npe_tf.energy import COST_COLUMNS, Meter
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
+from npe_tf.health import StandingWatch
 from npe_tf.joint import JointChain, JointSampler, JointSettings
 from npe_tf.posterior import FieldPosterior
 from npe_tf.watched import Watched
@@ -427,6 +428,7 @@ def _loop(
 ) -> None:
     began = time.monotonic()
     recent: deque[tuple[float, float, float]] = deque(maxlen=20)
+    watch = StandingWatch(settings.num_chains)
     with _interruptible() as interrupted:
         for sweep in range(store.num_committed, settings.num_sweeps):
             started = time.monotonic()
@@ -443,6 +445,10 @@ def _loop(
                 },
                 checkpoint,
             )
+            for line in watch(
+                [row["log_posterior"] for row in rows], [row["acceptance"] for row in rows]
+            ):
+                say(line)
             accept = np.mean([row["acceptance"] for row in rows], axis=0)
             recent.append((time.monotonic() - started, accept[_FIELD], accept[_BIAS]))
             seconds, field, bias = (_mean_of_known(column) for column in zip(*recent, strict=True))

@@ -19,6 +19,7 @@ from npe_tf.convergence import Limits, convergence_of, worst_ess, worst_rhat
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.environments import DensityEnvironments
 from npe_tf.field_checks import FieldChecks, check_fields
+from npe_tf.health import health_of
 from npe_tf.run import Run
 
 __all__ = ["Summary", "summarise"]
@@ -37,7 +38,8 @@ class Summary:
     Attributes:
         text: all of it, for a terminal.
         converged: whether every quantity watched (see `npe_tf.convergence`) has a rank-normalised
-            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails.
+            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails, and no
+            chain stands or is not finite.
         parameters: one row per bias parameter.
         acceptance: of the field and of the parameters, mean over samples and chains.
         k: wavenumbers of the shells [h/Mpc].
@@ -170,7 +172,8 @@ class _Report(Run):
         convergence = convergence_of(self.store)
         rows, others = convergence.parameters, convergence.others
         rhat, ess = convergence.worst_rhat, convergence.worst_ess
-        converged = convergence.reaches(_LIMITS)
+        health = health_of(self.store)
+        converged = convergence.reaches(_LIMITS) and health.is_sound
         field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
         k = self.grid.shell_wavenumber(_NUM_SHELLS)
         initial_mean, initial_sd = self.moments("initial")
@@ -211,6 +214,7 @@ class _Report(Run):
             f"(asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= {_LIMITS.min_ess:g}, for "
             f"all {len(convergence.watched)} quantities watched; one mode of several may have been "
             "found)",
+            *health.lines(),
             *self._modes(),
         ]
         cost = self.cost()

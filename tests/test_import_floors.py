@@ -45,6 +45,7 @@ FLOORS = {
         "npe_tf.datasets",
         "npe_tf.field_checks",
         "npe_tf.figures",
+        "npe_tf.health",
         "npe_tf.inference_data",
         "npe_tf.painting",
         "npe_tf.power",
