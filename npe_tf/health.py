@@ -122,8 +122,11 @@ def _longest(flags: NDArray[np.bool_]) -> NDArray[np.integer]:
 def health_of(store: ChainStore) -> Health:
     """Count what went wrong in a chain file, as far as it is written."""
     stop = store.num_committed  # a writer may go on meanwhile
-    columns = (store.read(name, 0, stop) for name in ("theta", "log_posterior", "acceptance"))
-    return measure_health(*columns, num_warmup=int(store.attributes["num_warmup"]))
+    theta, log_posterior, acceptance = (
+        store.read(name, 0, stop) for name in ("theta", "log_posterior", "acceptance")
+    )
+    warmup = int(store.attributes["num_warmup"])
+    return measure_health(theta, log_posterior, acceptance, warmup)
 
 
 class StandingWatch:
@@ -150,7 +153,7 @@ class StandingWatch:
         refused = np.all((accept == 0.0) | np.isnan(accept), axis=-1) & np.any(accept == 0.0, -1)
         self._refused = np.where(refused, self._refused + 1, 0)
         said = []
-        for chain, count in enumerate(self._refused):
+        for chain, count in enumerate(self._refused.tolist()):
             ratio = count / STANDING
             if ratio >= 1.0 and ratio == 2.0 ** round(np.log2(ratio)):
                 said.append(
@@ -158,7 +161,7 @@ class StandingWatch:
                     "on, start again with another seed or a longer warm-up"
                 )
         finite = np.isfinite(np.asarray(log_posterior, float))
-        for chain in np.flatnonzero(self._finite & ~finite):
+        for chain in np.flatnonzero(self._finite & ~finite).tolist():
             said.append(f"chain {chain}: log posterior {log_posterior[chain]}, not finite")
         self._finite = finite
         return said
