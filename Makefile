@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL = 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak check bench clean
+.PHONY: help demo test test-all soak fuzz check bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -47,6 +47,10 @@ test-all: $(STAMP)  ## all tests
 
 soak: $(STAMP)  ## kill runs at random moments and compare what is left with whole ones
 	$(PY) -m tests.soak
+
+fuzz: $(STAMP)  ## give damaged and hostile files to the readers for ten minutes
+	$(PY) -m pip install --quiet --editable '.[fuzz]' || echo "no atheris here: changing files at random"
+	nice $(PY) -m tests.fuzz --seconds 600
 
 check: $(STAMP)  ## ruff, mypy and the import floors
 	$(PY) -m ruff check

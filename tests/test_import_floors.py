@@ -77,6 +77,8 @@ SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
     ("npe_tf.chain_store", "npe_tf.checksums"),
     ("npe_tf.fourier", "npe_tf.grid"),
+    ("npe_tf.gadget", "npe_tf.catalogues*"),
+    ("npe_tf.white_noise", "npe_tf.catalogues*"),
     ("npe_tf.plots", "npe_tf.plot_style"),
     ("npe_tf.papers_figures", "npe_tf.figure_data"),
     ("npe_tf.power", "npe_tf.tabulated_power"),

@@ -103,7 +103,7 @@ def cliff(x):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: MicrocanonicalLangevin(cliff, 0.8, DiagonalInverseHessian(), num_steps=4),
+        lambda: MicrocanonicalLangevin(cliff, 0.1, DiagonalInverseHessian(), num_steps=4),
         lambda: QuasiNewtonHMC(cliff, 0.8, 4, DiagonalInverseHessian()),
     ],
     ids=["microcanonical", "hmc"],
