@@ -93,7 +93,7 @@ def lowest() -> str:
 
 
 def licence(distribution: metadata.Distribution) -> str:
-    """Licence by SPDX expression, by classifier or by the first line of a free text."""
+    """Licence by SPDX expression, by classifier or by the first line of a text."""
     fields = distribution.metadata
     if fields.get("License-Expression"):
         return str(fields["License-Expression"])
@@ -103,7 +103,9 @@ def licence(distribution: metadata.Distribution) -> str:
         if text.startswith("License :: ") and not text.endswith("OSI Approved")
     ]
     free = str(fields.get("License") or "").strip().split("\n")[0][:60]
-    return "; ".join(classifiers) or free or "not stated"
+    files = [path for path in distribution.files or [] if path.name.upper().startswith("LICEN")]
+    first = next((line for path in files[:1] for line in path.read_text().split("\n") if line), "")
+    return "; ".join(classifiers) or free or first.strip()[:60] or "not stated"
 
 
 def licences() -> str:
@@ -112,8 +114,8 @@ def licences() -> str:
     lines = [
         "# Licences of what this stands on",
         "",
-        "npe_tf is under Apache-2.0. It ships no code of others; these are the packages of the tested",
-        "environment, with the licence that the metadata of each states.",
+        "npe_tf is under Apache-2.0. It ships no code of others; these are the packages of the",
+        "tested environment, with the licence that each states.",
         "`python -m tests.supply_chain` writes this page.",
         "",
         "| package | version | licence | needed |",
@@ -136,12 +138,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    stale = [
-        path for path, text in texts().items() if not path.exists() or path.read_text() != text
-    ]
+    wanted = texts()
+    stale = [path for path in wanted if not path.exists() or path.read_text() != wanted[path]]
     if check:
         sys.exit(f"stale: {', '.join(map(str, stale))}" if stale else 0)
-    for path, text in texts().items():
+    for path, text in wanted.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         print(path.relative_to(ROOT))

@@ -71,7 +71,7 @@ def built(tmp_path_factory):
         shutil.copy(ROOT / name, folder / "tree" / name)
     build = (
         "from setuptools import build_meta as b; import sys;"
-        "b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])"
+        "folder = sys.argv[1]; b.build_sdist(folder); b.build_wheel(folder)"
     )
     subprocess.run(
         [sys.executable, "-c", build, str(folder)],
