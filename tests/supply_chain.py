@@ -93,7 +93,7 @@ def lowest() -> str:
 
 
 def licence(distribution: metadata.Distribution) -> str:
-    """Licence by SPDX expression, by classifier or by the first line of a text."""
+    """Licence by SPDX expression, by classifier or by the first line of a text that says it."""
     fields = distribution.metadata
     if fields.get("License-Expression"):
         return str(fields["License-Expression"])
@@ -104,7 +104,8 @@ def licence(distribution: metadata.Distribution) -> str:
     ]
     free = str(fields.get("License") or "").strip().split("\n")[0][:60]
     files = [path for path in distribution.files or [] if path.name.upper().startswith("LICEN")]
-    first = next((line for path in files[:1] for line in path.read_text().split("\n") if line), "")
+    lines = [line for path in files[:1] for line in path.read_text().split("\n")]
+    first = next((line for line in lines if "license" in line.lower()), "")
     return "; ".join(classifiers) or free or first.strip()[:60] or "not stated"
 
 
