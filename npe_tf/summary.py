@@ -20,6 +20,7 @@ from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.environments import DensityEnvironments
 from npe_tf.field_checks import FieldChecks, check_fields
 from npe_tf.figures import readable_name
+from npe_tf.health import health_of
 from npe_tf.plot_style import has_matplotlib
 from npe_tf.run import Run
 from npe_tf.verdict import CONVERGED, TOO_SHORT, Verdict, verdict_of
@@ -66,7 +67,8 @@ class Summary:
     Attributes:
         text: all of it, for a terminal.
         converged: whether every quantity watched (see `npe_tf.convergence`) has a rank-normalised
-            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails.
+            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails, and no
+            chain stands or is not finite.
         parameters: one row per bias parameter.
         acceptance: of the field and of the parameters, mean over samples and chains.
         k: wavenumbers of the shells [h/Mpc].
@@ -223,7 +225,7 @@ class _Report(Run):
         k = self.grid.shell_wavenumber()
         return PowerShells(k, modes, prior, low, middle, high, departure, truth)
 
-    def _verdict(self, convergence: Convergence, apart: bool, run: str) -> Verdict:
+    def _verdict(self, convergence: Convergence, apart: bool, sound: bool, run: str) -> Verdict:
         pace = float("nan")
         if "wall_seconds" in self.store.columns:
             pace = float(np.median(self.store.read("wall_seconds", self.warmup)))
@@ -233,6 +235,7 @@ class _Report(Run):
             self.num_chains,
             limits=_LIMITS,
             modes_apart=apart,
+            is_sound=sound,
             seconds_per_sweep=pace,
             run=run,
             sweeps_left=self.store.capacity - self.warmup - self.num_samples,
@@ -243,8 +246,9 @@ class _Report(Run):
         convergence = convergence_of(self.store)
         rows, others = convergence.parameters, convergence.others
         rhat, ess = convergence.worst_rhat, convergence.worst_ess
+        health = health_of(self.store)
         modes, apart = self._modes()
-        verdict = self._verdict(convergence, apart, run)
+        verdict = self._verdict(convergence, apart, health.is_sound, run)
         field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
         k = self.grid.shell_wavenumber(_NUM_SHELLS)
         initial_mean, initial_sd = self.moments("initial")
@@ -286,6 +290,7 @@ class _Report(Run):
             f"(asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= {_LIMITS.min_ess:g}, for "
             f"all {len(convergence.watched)} quantities watched; one mode of several may have been "
             "found)",
+            *health.lines(),
             *modes,
             *(f"next: {sentence}" for sentence in verdict.advice),
         ]

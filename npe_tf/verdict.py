@@ -43,6 +43,7 @@ def verdict_of(
     *,
     limits: Limits | None = None,
     modes_apart: bool = False,
+    is_sound: bool = True,
     seconds_per_sweep: float = math.nan,
     run: str = "RUN",
     sweeps_left: int = 0,
@@ -55,6 +56,7 @@ def verdict_of(
         num_chains: C.
         limits: what a converged run must reach; by default those of `Limits`.
         modes_apart: whether chains are known to be in different modes of the parameters.
+        is_sound: whether no chain stands and all numbers are finite, see `npe_tf.health`.
         seconds_per_sweep: of all chains together, for the time that more sweeps take [s].
         run: folder of the run, for commands.
         sweeps_left: of sampling, that were asked for and are not there yet.
@@ -70,6 +72,12 @@ def verdict_of(
             f"All {len(convergence.watched)} quantities watched agree between the chains and have "
             f"at least {limits.min_ess:g} effective samples"
         )
+        if not is_sound:
+            return Verdict(
+                NOT_CONVERGED,
+                f"{reason}, but a chain stands still or is not finite",
+                ("Do not quote numbers from this run.", "Do what the warnings say."),
+            )
         return Verdict(CONVERGED, reason, _of_converged(folder))
     if convergence is None or draws < limits.min_ess:
         reason = (

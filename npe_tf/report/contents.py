@@ -24,12 +24,12 @@ from npe_tf.convergence import Limits, worst_ess, worst_rhat
 from npe_tf.diagnostics import ParameterRow
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.figures import readable_name
+from npe_tf.health import health_of
 from npe_tf.plot_style import has_matplotlib
 from npe_tf.report.citation import BIBTEX, REFERENCES
 from npe_tf.report.legends import legend_of
 from npe_tf.report.page import report_page
 from npe_tf.run_history import package_versions, read_starts
-from npe_tf.run_warnings import warnings_of
 from npe_tf.summary import Summary
 from npe_tf.verdict import CONVERGED, verdict_of
 
@@ -109,7 +109,7 @@ def report_numbers(
             "moves": None if summary is None else summary.moves,
             "fields": None if summary is None else _fields(summary),
             "figures": [],
-            "warnings": [*_warnings_of_data(catalogue, attributes), *warnings_of(store)],
+            "warnings": [*_warnings_of_data(catalogue, attributes), *_warnings_of_chains(store)],
             "history": [dataclasses.asdict(start) for start in read_starts(run)],
             "settings": _settings(attributes),
             "versions": versions,
@@ -280,6 +280,12 @@ def _warnings_of_data(catalogue: Catalogue, attributes: Mapping[str, Any]) -> li
         "takes the range between for empty. Set --mass_threshold to the mass above which the "
         "catalogue is complete."
     ]
+
+
+def _warnings_of_chains(store: ChainStore) -> list[str]:
+    if "acceptance" not in store.columns:
+        return []
+    return [line[:1].upper() + line[1:] + "." for line in health_of(store).lines()]
 
 
 def _parameter(row: ParameterRow) -> Numbers:

@@ -415,8 +415,7 @@ def _size(picture: bytes) -> tuple[int, int]:
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return (
-            "<p>None: all numbers are finite, no chain stands still, and moves are accepted as "
-            "they should be.</p>"
+            "<p>None: all numbers are finite, no chain stands still, and no sweep has diverged.</p>"
         )
     items = "".join(f"<li>{prose(warning)}</li>" for warning in warnings)
     return f'<ul class="warnings">{items}</ul>'

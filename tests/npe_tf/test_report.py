@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from npe_tf.catalogue import Catalogue
+from npe_tf.health import Health
+from npe_tf.report import contents
 from npe_tf.report.citation import BIBTEX, REFERENCES
 from npe_tf.report.contents import REPORT_JSON, REPORT_PAGE, report_numbers, write_report
 from npe_tf.report.markup import number, prose, text
@@ -358,6 +360,21 @@ def test_a_failed_write_leaves_the_old_report(made, tmp_path, monkeypatch):
         write_report(folder, catalogue, summary, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [REPORT_PAGE]
     assert (tmp_path / REPORT_PAGE).read_text() == "old"
+
+
+def test_what_went_wrong_is_told(made, numbers, monkeypatch):
+    folder, catalogue, _, summary, _ = made
+    assert numbers["warnings"] == []
+    none, some = np.zeros(3, int), np.array([0, 25, 0])
+    monkeypatch.setattr(contents, "health_of", lambda store: Health(40, some, none, some, none))
+    heavy = Catalogue(catalogue.positions, 2.0 * catalogue.mass, catalogue.box_size)
+    found = report_numbers(folder, heavy, summary)
+    starts = ("The smallest halo has", "Divergent sweeps by chain: 0 25 0 of 40", "STUCK: chain 1")
+    assert len(found["warnings"]) == 3
+    for told, start in zip(found["warnings"], starts, strict=True):
+        assert told.startswith(start) and told.endswith(".")
+    page = check_harmless(report_page(found, {}))
+    assert all(told in page.text for told in found["warnings"])
 
 
 def test_what_is_not_known_is_null(made, tmp_path):

@@ -24,6 +24,12 @@ def test_converged():
     assert "npe-check --run='my runs/1'" in found.advice[0]
 
 
+def test_a_chain_that_stands_has_not_converged():
+    found = verdict_of(convergence(1000), 1000, 4, is_sound=False)
+    assert found.state == NOT_CONVERGED
+    assert "a chain stands still or is not finite" in found.reason
+
+
 def test_nothing_is_known_of_a_run_in_its_warmup():
     found = verdict_of(None, 0, 4)
     assert found.state == TOO_SHORT
