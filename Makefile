@@ -13,7 +13,8 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL = 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak check bench clean
+.PHONY: help demo test test-all test-locked test-lowest test-newest audit soak fuzz check bench \
+  clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -45,8 +46,30 @@ test: $(STAMP)  ## the tests, without the slow ones
 test-all: $(STAMP)  ## all tests
 	$(PYTEST) -m ''
 
+# environments of their own; the lower bounds want Python 3.10 to 3.12
+test-locked: CONSTRAINTS = --constraint constraints/locked.txt
+test-lowest: CONSTRAINTS = --constraint constraints/lowest.txt
+test-locked: .venv-locked/tested  ## the tests with the versions of constraints/locked.txt
+test-lowest: .venv-lowest/tested  ## the tests with the lower bounds of setup.cfg
+test-newest: .venv-newest/tested  ## the tests with the newest versions there are
+
+.PHONY: .venv-locked/tested .venv-lowest/tested .venv-newest/tested
+.venv-locked/tested .venv-lowest/tested .venv-newest/tested:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --editable '.[test,plots]' $(CONSTRAINTS)
+	$(@D)/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+audit:  ## look the locked versions up among known vulnerabilities
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement constraints/locked.txt
+
 soak: $(STAMP)  ## kill runs at random moments and compare what is left with whole ones
 	$(PY) -m tests.soak
+
+fuzz: $(STAMP)  ## give damaged and hostile files to the readers for ten minutes
+	$(PY) -m pip install --quiet --editable '.[fuzz]' || echo "no atheris here: changing files at random"
+	nice $(PY) -m tests.fuzz --seconds 600
 
 check: $(STAMP)  ## ruff, mypy and the import floors
 	$(PY) -m ruff check
@@ -60,5 +83,5 @@ bench: $(STAMP)  ## speed and accuracy against other codes
 	  echo "$$file"; $(PY) "$$file" || exit 1; done
 
 clean:  ## remove the virtual environment, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,8 @@ from absl import flags
 FLAGS = flags.FLAGS
 
 FLAGFILES = Path(__file__).with_name("flagfiles")
+
+_typed: str | None = None
 
 _WIDTH = 96
 _COLUMN = 26
@@ -165,4 +168,11 @@ def prepare(module: Any) -> None:
     if wants_help(sys.argv):
         print(help_text(module, program_name(module)))
         raise SystemExit(0)
+    global _typed
+    _typed = " ".join([program_name(module), shlex.join(sys.argv[1:])]).strip()
     sys.argv[:] = with_flagfiles(sys.argv)
+
+
+def typed() -> str | None:
+    """The command line as the user typed it; `None` outside of a program."""
+    return _typed

@@ -22,7 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import options
+from experiments import command_line, options
+from experiments.memory import shortage
 
 FLAGS = flags.FLAGS
 
@@ -159,6 +160,14 @@ def main() -> None:
     limits = Limits(**given) if given else None
     settings = _settings(JointSettings if FLAGS.scheme == "joint" else Settings)
     num_processes = FLAGS.num_processes or min(settings.num_chains, os.cpu_count() or 1)
+    line = options.ProgressLine(sys.stdout, quiet=False if FLAGS.dry_run else None)
+    # told before anything large is made: the system would kill the process without a word
+    short = shortage(FLAGS.grid, FLAGS.supersampling, FLAGS.dtype, num_processes)
+    if short is not None:
+        line.say(short)
+        if FLAGS.dry_run:
+            line.say("dry run: nothing was tried or written")
+            return
     config = options.config_from_flags(catalogue)
     posterior = config.build(catalogue, completeness)
     theta = None if FLAGS.pretrained is None else load_parameters(FLAGS.pretrained, posterior.bias)
@@ -176,7 +185,6 @@ def main() -> None:
     if truth is not None and truth.shape[0] >= FLAGS.grid:
         constants["true_delta_linear"] = truncate(truth, FLAGS.grid)
 
-    line = options.ProgressLine(sys.stdout, quiet=False if FLAGS.dry_run else None)
     for note in options.notes_of(catalogue):
         line.say(note)
     line.say(options.data_summary(catalogue, posterior))
@@ -209,6 +217,7 @@ def main() -> None:
         limits=limits,
         num_processes=num_processes,
         build=functools.partial(config.build, catalogue, completeness),
+        command=command_line.typed(),
     )
 
 

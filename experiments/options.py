@@ -29,6 +29,7 @@ from experiments.data import (
     reading_attributes,
 )
 from npe_tf.catalogue import Catalogue
+from npe_tf.catalogues.npz import read_npy
 from npe_tf.cosmology import Cosmology
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
         return None
     if not os.path.isfile(FLAGS.completeness):
         raise FileNotFoundError(f"There is no completeness field at {FLAGS.completeness!r}")
-    field: np.ndarray[Any, Any] = np.load(FLAGS.completeness, allow_pickle=False)
+    field: np.ndarray[Any, Any] = read_npy(FLAGS.completeness)
     return field
 
 

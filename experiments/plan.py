@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.memory import available_bytes
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 
@@ -63,6 +65,7 @@ def plan(
         with ChainStore.open(existing) as store:
             yield f"{existing} is there, with {store.num_committed} sweeps; the run would go on"
     yield plan_storage(posterior, settings, output, constants)
+    yield f"free on that disk: {_free_bytes(Path(output)) / 2**30:.3g} GiB"
     seconds = _seconds_per_gradient(posterior)
     gradients = _gradients_per_sweep(settings)
     rounds = math.ceil(settings.num_chains / num_processes)
@@ -73,7 +76,8 @@ def plan(
         fits = f", and {long} more or less for the fits of the parameters in the warm-up"
     yield (
         f"memory: about {(_peak_bytes() + _COMPILED_BYTES) / 2**30:.2g} GiB for each of "
-        f"{num_processes + (num_processes > 1)} processes"
+        f"{num_processes + (num_processes > 1)} processes; {available_bytes() / 2**30:.3g} GiB "
+        "available"
     )
     cores = os.cpu_count() or 1
     yield (
@@ -127,6 +131,14 @@ def _seconds_per_gradient(posterior: FieldPosterior) -> float:
         gradient(white_noise, theta)[0].numpy()
         times.append(time.perf_counter() - started)
     return float(np.median(times))
+
+
+def _free_bytes(folder: Path) -> int:
+    """Space on the disk where a folder is, or would be made."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 def _peak_bytes() -> int:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from npe_tf.power import linear_power as linear_power
     from npe_tf.pretraining import pretrain as pretrain
     from npe_tf.redshift_space import to_redshift_space as to_redshift_space
+    from npe_tf.report.contents import write_report as write_report
     from npe_tf.resimulation import constrained_particles as constrained_particles
     from npe_tf.statistics import bispectrum as bispectrum
     from npe_tf.statistics import power_multipoles as power_multipoles
@@ -89,6 +90,7 @@ _HOMES = {
     "summarise": "npe_tf.summary",
     "to_inference_data": "npe_tf.inference_data",
     "write_initial_conditions": "npe_tf.gadget",
+    "write_report": "npe_tf.report.contents",
 }
 _SIBLINGS = ("layers", "samplers")
 

@@ -12,9 +12,14 @@ the HDF5 library never touches the file's metadata again. A commit writes
 Whatever lies beyond `committed` is as if it had never been written, so a crash costs the sweep
 under way and nothing else.
 
-Layout of the file: ``chain/<column>`` (rows; attribute `every`), ``checkpoint/0/<name>`` and
-``checkpoint/1/<name>`` (the slots), ``constants/<name>``, ``seal`` (``[2, 2]``: commit number and
-CRC32 of each slot), ``committed``, and the run's attributes on the root group. Anybody may read the
+Everything has a checksum (CRC32): each row, each constant, each slot, and the structure with the
+attributes. What a failing disk or memory has changed is refused when it is read, by name.
+
+Layout of the file: ``chain/<column>`` (rows; attribute `every`), ``checks/<column>`` (checksums of
+the rows), ``checkpoint/0/<name>`` and ``checkpoint/1/<name>`` (the slots), ``constants/<name>``,
+``seal`` (``[2, 2]``: commit number and CRC32 of each slot), ``committed``, and the run's attributes
+on the root group. Files of the first format have no checksums but those of the slots; they can be
+read and gone on with, and have them all once they are extended. Anybody may read the
 file with h5py while it is being written, taking the first `committed` rows (`committed // every`
 of a thinned column); h5py keeps small reads in a cache, so reopen the file, or use `ChainStore`,
 to see it grow.
@@ -31,19 +36,23 @@ import fcntl
 import os
 import types
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from npe_tf.checksums import of_arrays, of_rows, of_structure
+
 __all__ = ["CHAIN_FILE", "ChainStore", "Column", "predicted_nbytes"]
 
 CHAIN_FILE = "chain.h5"  # in the folder of a run
 
-_FORMAT = "npe_tf chain 1"
+_FORMAT = "npe_tf chain 2"
+_WITHOUT_CHECKS = "npe_tf chain 1"
+_CHECK = np.dtype("<u4")
+_MOST_TOLD = 5  # damaged rows that a message names
 _LARGEST_ATTRIBUTE = 60_000  # bytes; HDF5's object header holds 64 KiB
 _CHUNK = 1 << 26  # bytes copied at a time
 
@@ -212,14 +221,6 @@ def _pread(descriptor: int, extent: _Extent) -> Array:
     return array
 
 
-def _checksum(commit: int, arrays: Mapping[str, Array]) -> int:
-    crc = zlib.crc32(str(commit).encode())
-    for name in sorted(arrays):
-        crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(_bytes(arrays[name]), crc)
-    return crc
-
-
 def _require_absent(path: str) -> None:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "Refusing to overwrite an existing file", path)
@@ -237,9 +238,10 @@ def _lock(path: str) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        # a folder may be shared between machines, and a number means nothing on another one
+        os.pwrite(descriptor, f"{os.getpid()} on {os.uname().nodename}".encode(), 0)
     except OSError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace")
+        holder = os.pread(descriptor, 256, 0).decode(errors="replace")
         os.close(descriptor)
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise BlockingIOError(
@@ -283,6 +285,7 @@ class _Plan:
         for name, column in self.columns.items():
             shape = (column.num_rows(self.capacity), *column.shape)
             layout[f"chain/{name}"] = (shape, column.dtype)
+            layout[f"checks/{name}"] = (shape[:1], _CHECK)
         for slot in range(2):
             for name, array in self.checkpoint.items():
                 layout[f"checkpoint/{slot}/{name}"] = (array.shape, array.dtype)
@@ -307,7 +310,7 @@ class _Plan:
         with h5py.File(
             path, "w", libver="earliest", locking=False, alignment_threshold=1, alignment_interval=8
         ) as file:
-            for name in ("chain", "checkpoint/0", "checkpoint/1", "constants"):
+            for name in ("chain", "checks", "checkpoint/0", "checkpoint/1", "constants"):
                 file.create_group(name)
             for name, (shape, dtype) in self.layout().items():
                 parent, _, leaf = name.rpartition("/")
@@ -320,10 +323,49 @@ class _Plan:
             for name, array in self.constants.items():
                 if array.size:
                     file[f"constants/{name}"][...] = array
+                file[f"constants/{name}"].attrs["check"] = of_arrays(name, {name: array})
             for name, value in self.attributes.items():
                 file.attrs[name] = value
-            file["committed"].attrs["format"] = _FORMAT
-            file["committed"].attrs["capacity"] = self.capacity
+            mark = file["committed"].attrs
+            mark["format"], mark["capacity"] = _FORMAT, self.capacity
+            mark["structure"] = _structure_checksum(_datasets(file), self.capacity, self.attributes)
+
+
+class _Dataset(NamedTuple):
+    """Where a dataset lies, and its marks: the `every` of a column, the checksum of a constant."""
+
+    extent: _Extent
+    every: int
+    check: int | None
+
+
+def _datasets(file: h5py.File) -> dict[str, _Dataset]:
+    """All datasets of a file by name."""
+    found: dict[str, _Dataset] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            offset = node.id.get_offset()
+            if offset is None and node.size or node.external or node.is_virtual:
+                raise ValueError(f"dataset {name!r} is no range of bytes in the file")
+            extent = _Extent(offset or 0, node.shape, node.dtype)
+            marks = dict(node.attrs)
+            check = int(marks["check"]) if "check" in marks else None
+            found[name] = _Dataset(extent, int(marks.get("every", 1)), check)
+
+    file.visititems(visit)
+    return found
+
+
+def _structure_checksum(
+    datasets: Mapping[str, _Dataset], capacity: int, attributes: Mapping[str, Any]
+) -> int:
+    """Of all that says what the bytes of a file mean."""
+    parts: dict[str, Any] = {f"attribute {name}": value for name, value in attributes.items()}
+    for name, (extent, every, check) in datasets.items():
+        kind = extent.dtype.str
+        parts[f"dataset {name}"] = repr((extent.offset, extent.shape, kind, every, check))
+    return of_structure({**parts, "capacity": capacity})
 
 
 def predicted_nbytes(
@@ -344,6 +386,13 @@ def predicted_nbytes(
         The size without HDF5's own metadata, which adds less than 8 KiB and 1 KiB per dataset.
     """
     return _Plan(columns, capacity, checkpoint, {}, constants or {}).nbytes
+
+
+def _told(name: str, rows: list[int]) -> str:
+    """Which rows of a column are damaged, in words."""
+    first = ", ".join(map(str, rows[:_MOST_TOLD]))
+    more = f" and {len(rows) - _MOST_TOLD} more" if len(rows) > _MOST_TOLD else ""
+    return f"row{'s' if len(rows) > 1 else ''} {first}{more} of the column {name!r}"
 
 
 def _below(prefix: str, extents: Mapping[str, _Extent]) -> dict[str, _Extent]:
@@ -381,9 +430,11 @@ def _make(path: str, plan: _Plan, source: ChainStore | None = None) -> None:
         plan.write(temporary)
         _publish(temporary, path, source)
     except OSError as error:
+        # HDF5 says it in five lines
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise OSError(
             error.errno or errno.EIO,
-            f"Cannot make a chain of {plan.nbytes / 2**20:.1f} MiB ({error.strerror or error})",
+            f"Cannot make a chain of {plan.nbytes / 2**20:.1f} MiB ({reason})",
             path,
         ) from error
     finally:
@@ -458,9 +509,10 @@ class ChainStore:
     ) -> ChainStore:
         """Open an existing chain.
 
-        Opening for appending verifies the newest checkpoint. If it is damaged, which no crash of
-        the program can do but a disk can that loses writes it has acknowledged, the chain falls
-        back by one sweep with a `RuntimeWarning`, if the other slot is sound.
+        Opening for appending verifies the newest checkpoint and rows. If they are damaged, which no
+        crash of the program can do but a disk can that loses writes it has acknowledged, the chain
+        falls back by one sweep with a `RuntimeWarning`, if the other slot is sound. `damage` looks
+        at all rows.
 
         Args:
             path: the file.
@@ -515,45 +567,88 @@ class ChainStore:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = descriptor
-        if not 0 <= self.num_committed <= self._capacity:
-            raise OSError(
-                errno.EIO, f"Damaged chain: {self.num_committed} sweeps committed", self._path
-            )
+        try:
+            self._require_possible_count()
+        except BaseException:
+            os.close(descriptor)
+            self._descriptor = None
+            raise
+
+    def _require_possible_count(self) -> None:
+        """Refuse a counter that fits no checkpoint: the disk has changed it."""
+        while True:
+            count = self.num_committed
+            seals = [int(number) for number in _pread(self._current(), self._seal)[:, 0]]
+            if 0 <= count <= self._capacity and (
+                # one slot may be damaged, and the one of the second sweep is empty before it
+                seals[count % 2] == count or (count and seals[(count - 1) % 2] == count - 1)
+            ):
+                return
+            # a writer may have gone on between the two
+            if self.num_committed == count:
+                raise OSError(
+                    errno.EIO,
+                    f"Damaged chain: {count} sweeps committed, and checkpoints of sweeps "
+                    f"{min(seals)} and {max(seals)}",
+                    self._path,
+                )
 
     def _read_structure(self, size: int) -> None:
-        extents: dict[str, _Extent] = {}
-        every: dict[str, int] = {}
-
-        def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset):
-                extents[name] = _Extent(node.id.get_offset() or 0, node.shape, node.dtype)
-                every[name] = int(node.attrs.get("every", 1))
-
         try:
             with h5py.File(self._path, "r", locking=False) as file:
-                mark = file["committed"].attrs["format"]
-                if mark != _FORMAT:
-                    raise ValueError(f"format {mark!r} instead of {_FORMAT!r}")
-                self._capacity = int(file["committed"].attrs["capacity"])
+                mark = dict(file["committed"].attrs)
+                if mark["format"] not in (_FORMAT, _WITHOUT_CHECKS):
+                    raise ValueError(f"format {mark['format']!r} instead of {_FORMAT!r}")
+                self._capacity = int(mark["capacity"])
                 self._attributes = {
                     name: _attribute("attributes", name, value)
                     for name, value in file.attrs.items()
                 }
-                file.visititems(visit)
-            if any(extent.offset + extent.nbytes > size for extent in extents.values()):
+                datasets = _datasets(file)
+            if any(d.extent.offset + d.extent.nbytes > size for d in datasets.values()):
                 raise ValueError("it is shorter than its header says")
-        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            if mark["format"] == _FORMAT:
+                found = _structure_checksum(datasets, self._capacity, self._attributes)
+                if found != int(mark["structure"]):
+                    raise ValueError("structure or attributes do not have their checksum")
+            elif any(name.startswith("checks/") for name in datasets):
+                raise ValueError(f"checksums in the format {_WITHOUT_CHECKS!r}")
+            self._take_over(datasets)
+        except (
+            OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, OverflowError,
+        ) as error:  # fmt: skip
             raise OSError(
                 errno.EIO, f"Not a chain, or truncated or damaged ({error})", self._path
             ) from error
+
+    def _take_over(self, datasets: Mapping[str, _Dataset]) -> None:
+        extents = {name: dataset.extent for name, dataset in datasets.items()}
         self._committed, self._seal = extents["committed"], extents["seal"]
         self._rows = _below("chain/", extents)
+        self._checks = _below("checks/", extents)
         self._constants = _below("constants/", extents)
+        self._constant_checks = {
+            name: datasets[f"constants/{name}"].check for name in self._constants
+        }
         self._slots = [_below(f"checkpoint/{slot}/", extents) for slot in range(2)]
         self._columns = {
-            name: Column(extent.shape[1:], extent.dtype, every[f"chain/{name}"])
+            name: Column(extent.shape[1:], extent.dtype, datasets[f"chain/{name}"].every)
             for name, extent in self._rows.items()
         }
+        # of the first format nothing else says that these fit each other
+        number: np.dtype[Any] = np.dtype("<i8")
+        expected: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+        expected = {"committed": ((), number), "seal": ((2, 2), number)}
+        for name, column in self._columns.items():
+            rows = column.num_rows(self._capacity)
+            expected[f"chain/{name}"] = ((rows, *column.shape), column.dtype)
+            if self._checks:
+                expected[f"checks/{name}"] = ((rows,), _CHECK)
+        for name, (shape, dtype) in expected.items():
+            if (extents[name].shape, extents[name].dtype) != (shape, dtype):
+                raise ValueError(f"dataset {name!r} of shape {extents[name].shape}")
+        if self._slots[0].keys() != self._slots[1].keys():
+            raise ValueError("two checkpoints of different names")
 
     def _require_attributes(self, expected: Mapping[str, Any]) -> None:
         different = []
@@ -571,19 +666,64 @@ class ChainStore:
             )
 
     def _recover(self) -> None:
-        """Fall back to the sweep before if the newest checkpoint is damaged."""
+        """Fall back to the sweep before if the newest checkpoint or row is damaged."""
         count = self.num_committed
-        if count == 0 or self._read_slot(count) is not None:
+        if count == 0 or (self._read_slot(count) is not None and self._has_sound_rows(count)):
             return
         if count > 1 and self._read_slot(count - 1) is None:
             raise self._damaged(count)
         warnings.warn(
-            f"The checkpoint of sweep {count} in {self._path!r} is damaged: continuing from sweep "
-            f"{count - 1}.",
+            f"The checkpoint or a row of sweep {count} in {self._path!r} is damaged: continuing "
+            f"from sweep {count - 1}.",
             RuntimeWarning,
             stacklevel=3,
         )
         self._commit(count - 1)
+
+    def _has_sound_rows(self, count: int) -> bool:
+        """Whether all rows that the last of so many sweeps has left have their checksums."""
+        due = {name: c.num_rows(count) for name, c in self._columns.items() if count % c.every == 0}
+        return not any(self._damaged_among(name, row - 1, row) for name, row in due.items())
+
+    def _damaged_among(self, name: str, start: int, stop: int) -> list[int]:
+        """Rows from `start` to `stop` of a column that do not have their checksums."""
+        if name not in self._checks:
+            return []
+        column, found = self._rows[name], []
+        step = max(1, _CHUNK // max(1, _nbytes(column.shape[1:], column.dtype)))
+        for first in range(start, stop, step):
+            rows = _pread(self._current(), column.rows(first, min(first + step, stop)))
+            found += self._unequal(name, first, rows)
+        return found
+
+    def _unequal(self, name: str, first: int, rows: Array) -> list[int]:
+        """Numbers of the rows, of which these are some, that do not have their checksums."""
+        if name not in self._checks or not len(rows):
+            return []
+        extent = self._checks[name].rows(first, first + len(rows))
+        different = of_rows(name, first, rows) != _pread(self._current(), extent)
+        return [first + int(row) for row in np.flatnonzero(different)]
+
+    def damage(self) -> list[str]:
+        """Read all that is committed and compare it with its checksums.
+
+        Returns:
+            A line for every column with rows that are damaged, for the constants and for the
+            checkpoint; none of a sound chain. Of the first format only the checkpoint is known.
+        """
+        lines = []
+        for name, column in self._columns.items():
+            rows = self._damaged_among(name, 0, column.num_rows(self.num_committed))
+            if rows:
+                lines.append(_told(name, rows))
+        for name in self._constants:
+            try:
+                self.constant(name)
+            except OSError:
+                lines.append(f"the constant {name!r}")
+        if self.num_committed and self._read_slot(self.num_committed) is None:
+            lines.append(f"the checkpoint of sweep {self.num_committed}")
+        return lines
 
     def _damaged(self, count: int) -> OSError:
         return OSError(
@@ -679,10 +819,13 @@ class ChainStore:
             for name in due:
                 row = (sweep + 1) // self._columns[name].every - 1
                 _pwrite(descriptor, self._rows[name].rows(row, row + 1).offset, values[name])
+                if name in self._checks:
+                    check = of_rows(name, row, values[name][np.newaxis])
+                    _pwrite(descriptor, self._checks[name].rows(row, row).offset, check)
             for name, value in state.items():
                 _pwrite(descriptor, slot[name].offset, value)
             seal = self._seal.rows((sweep + 1) % 2, (sweep + 1) % 2 + 1)
-            stamp = np.array([sweep + 1, _checksum(sweep + 1, state)], self._seal.dtype)
+            stamp = np.array([sweep + 1, of_arrays(str(sweep + 1), state)], self._seal.dtype)
             _pwrite(descriptor, seal.offset, stamp)
             os.fsync(descriptor)
             self._commit(sweep + 1)
@@ -713,6 +856,10 @@ class ChainStore:
 
         Returns:
             The rows, `[stop - start, *shape]`.
+
+        Raises:
+            OSError: if a row does not have its checksum, naming the rows.
+            ValueError: if there is no such column.
         """
         descriptor = self._current()
         if name not in self._rows:
@@ -722,7 +869,16 @@ class ChainStore:
             )
         count = self._columns[name].num_rows(int(_pread(descriptor, self._committed)))
         first, last, _ = slice(start, stop).indices(count)
-        return _pread(descriptor, self._rows[name].rows(first, max(first, last)))
+        rows = _pread(descriptor, self._rows[name].rows(first, max(first, last)))
+        damaged = self._unequal(name, first, rows)
+        if damaged:
+            raise OSError(
+                errno.EIO,
+                f"Damaged: {_told(name, damaged)}. The other rows can be read by `start` and "
+                "`stop`; a run of the same seed makes the same rows again",
+                self._path,
+            )
+        return rows
 
     def checkpoint(self) -> dict[str, Array] | None:
         """The state after the last committed sweep; None before the first.
@@ -745,7 +901,7 @@ class ChainStore:
         descriptor, slot = self._current(), count % 2
         commit, crc = _pread(descriptor, self._seal)[slot]
         state = {name: _pread(descriptor, extent) for name, extent in self._slots[slot].items()}
-        return state if commit == count and crc == _checksum(count, state) else None
+        return state if commit == count and crc == of_arrays(str(count), state) else None
 
     @property
     def constants(self) -> tuple[str, ...]:
@@ -753,13 +909,21 @@ class ChainStore:
         return tuple(self._constants)
 
     def constant(self, name: str) -> Array:
-        """One of the arrays that were written once."""
+        """One of the arrays that were written once.
+
+        Raises:
+            OSError: if it is damaged.
+            ValueError: if there is no such array.
+        """
         if name not in self._constants:
             raise ValueError(
                 f"Invalid value for argument `name`. Expected one of {sorted(self._constants)}. "
                 f"Received: name={name!r}"
             )
-        return _pread(self._current(), self._constants[name])
+        constant = _pread(self._current(), self._constants[name])
+        if self._constant_checks[name] not in (None, of_arrays(name, {name: constant})):
+            raise OSError(errno.EIO, f"Damaged: the constant {name!r}", self._path)
+        return constant
 
     def extend(self, new_capacity: int) -> None:
         """Make room for more sweeps, in a larger copy that replaces the file at once.
@@ -794,6 +958,13 @@ class ChainStore:
                 for start in range(0, count, step):
                     rows = _pread(source, old.rows(start, min(start + step, count)))
                     _pwrite(target, new.rows(start, start).offset, rows)
+                    # copied as they are, so that what is damaged stays known
+                    check = (
+                        _pread(source, self._checks[name].rows(start, start + len(rows)))
+                        if name in self._checks
+                        else of_rows(name, start, rows)
+                    )
+                    _pwrite(target, other._checks[name].rows(start, start).offset, check)
             pairs = [(self._seal, other._seal), (self._committed, other._committed)]
             for slot in range(2):
                 pairs += [(e, other._slots[slot][name]) for name, e in self._slots[slot].items()]

@@ -20,6 +20,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npe_tf.catalogues.hdf5 import read_dataset
+
 __all__ = [
     "CRITICAL_DENSITY",
     "InitialConditions",
@@ -40,6 +42,11 @@ _CENTIMETRES = {"kpc/h": 3.085678e21, "Mpc/h": 3.085678e24}
 _GRAMS = 1.989e43
 _NUM_TYPES = 6
 _DARK_MATTER = 1
+# what HDF5 says of damage comes as any of these, as do entries that are no numbers
+_DAMAGE = (
+    OSError, KeyError, RuntimeError, TypeError, IndexError, AttributeError, ValueError,
+    OverflowError, MemoryError,
+)  # fmt: skip
 _FLAGS = (
     "Flag_Sfr",
     "Flag_Cooling",
@@ -308,7 +315,8 @@ def read_initial_conditions(path: FilePath, *, length_unit: str | None = None) -
             header = dict(file["Header"].attrs)
             group = file[f"PartType{_DARK_MATTER}"]
             coordinates, velocities, ids = (
-                np.asarray(group[part][()]) for part in ("Coordinates", "Velocities", "ParticleIDs")
+                read_dataset(group, part, name)
+                for part in ("Coordinates", "Velocities", "ParticleIDs")
             )
             count = np.asarray(header["NumPart_ThisFile"])
             total = np.asarray(header["NumPart_Total"])
@@ -317,8 +325,16 @@ def read_initial_conditions(path: FilePath, *, length_unit: str | None = None) -
                 float(header[key])
                 for key in ("Time", "Redshift", "BoxSize", "Omega0", "OmegaLambda", "HubbleParam")
             )
-    except (OSError, KeyError) as error:
+    except _DAMAGE as error:
+        if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
+            raise
         raise refuse("an HDF5 file of Gadget's dark matter particles", f"error {error}") from error
+    if coordinates.ndim != 2 or coordinates.shape[1] != 3 or velocities.shape != coordinates.shape:
+        raise refuse("vectors of three numbers", f"shapes {coordinates.shape}, {velocities.shape}")
+    if ids.shape != coordinates.shape[:1] or count.shape != (_NUM_TYPES,):
+        raise refuse("an id for every particle", f"shapes {ids.shape} and {count.shape}")
+    if total.shape != (_NUM_TYPES,):
+        raise refuse(f"numbers of {_NUM_TYPES} types", f"shape {total.shape}")
     if count.sum() != len(coordinates) or count[_DARK_MATTER] != len(coordinates):
         raise refuse(f"only dark matter, {len(coordinates)} particles", f"{count.tolist()}")
     if total[_DARK_MATTER] != len(coordinates) % 2**32:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import signal
 import threading
@@ -26,8 +27,10 @@ from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column, predicted_nbytes
 from npe_tf.convergence import Limits, convergence_of, watched_names
 from npe_tf.energy import COST_COLUMNS, Meter
 from npe_tf.gibbs import Chain, GibbsSampler, Settings
+from npe_tf.health import StandingWatch
 from npe_tf.joint import JointChain, JointSampler, JointSettings
 from npe_tf.posterior import FieldPosterior
+from npe_tf.run_history import HISTORY_FILE, record_start
 from npe_tf.watched import Watched
 from npe_tf.workers import ChainWorkers
 
@@ -182,6 +185,19 @@ def _require_same_watched(store: ChainStore, watched: Watched) -> None:
             )
 
 
+def _require_undamaged(store: ChainStore) -> None:
+    """Refuse to spend time on a chain whose first part the disk has lost."""
+    damage = store.damage()
+    if damage:
+        store.close()
+        raise OSError(
+            errno.EIO,
+            f"Damaged: {'; '.join(damage)}. Restore the file, or run again in another folder: the "
+            "same seed gives the same chain",
+            store.path,
+        )
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C into a question that the loop asks between sweeps."""
@@ -217,6 +233,7 @@ def run_inference(
     limits: Limits | None = None,
     num_processes: int = 1,
     build: Callable[[], FieldPosterior] | None = None,
+    command: str | None = None,
 ) -> Path:
     """Run, or go on with, a set of chains.
 
@@ -241,13 +258,15 @@ def run_inference(
             in this one. Draws are the same for any number up to the rounding of sums, which
             depends on the number of threads.
         build: makes the posterior anew in a process; picklable, needed for more than one process.
+        command: what the user typed, to be noted in the run's history.
 
     Returns:
         Path of the chain file.
 
     Raises:
         ValueError: if `output` belongs to a different run or the start has no finite density.
-        OSError: if the folder cannot be written to.
+        OSError: if the folder cannot be written to, its chain is damaged, or another process
+            writes to it.
     """
     say = say or (lambda line: None)
     folder = Path(output)
@@ -290,6 +309,7 @@ def run_inference(
     store = ChainStore.open(path, "r+", expected=identity) if path.exists() else None
     sampler, chains = _make_chains(posterior, settings)
     if store is not None:
+        _require_undamaged(store)
         _require_same_watched(store, sampler.watched)
     if store is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -301,6 +321,10 @@ def run_inference(
         marks = {**identity, **sampler.watched.attributes}
         store = ChainStore.create(path, columns, settings.num_sweeps, template, marks, fixed)
     with store, contextlib.ExitStack() as stack:
+        try:
+            record_start(folder, store.num_committed, command)
+        except OSError as error:  # a note; a disk that is full is no reason to stop
+            say(f"the start could not be noted in {HISTORY_FILE}: {error}")
         saved = store.checkpoint()
         group: _Here | ChainWorkers
         if build is not None and num_processes > 1:
@@ -411,6 +435,7 @@ def _loop(
 ) -> None:
     began = time.monotonic()
     recent: deque[tuple[float, float, float]] = deque(maxlen=20)
+    watch = StandingWatch(settings.num_chains)
     with _interruptible() as interrupted:
         for sweep in range(store.num_committed, settings.num_sweeps):
             started = time.monotonic()
@@ -427,6 +452,10 @@ def _loop(
                 },
                 checkpoint,
             )
+            for line in watch(
+                [row["log_posterior"] for row in rows], [row["acceptance"] for row in rows]
+            ):
+                say(line)
             accept = np.mean([row["acceptance"] for row in rows], axis=0)
             recent.append((time.monotonic() - started, accept[_FIELD], accept[_BIAS]))
             seconds, field, bias = (_mean_of_known(column) for column in zip(*recent, strict=True))

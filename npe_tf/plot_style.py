@@ -6,6 +6,7 @@ Nothing here touches matplotlib's global state.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ __all__ = [
     "checked_array",
     "colour_of",
     "finish",
+    "has_matplotlib",
     "import_matplotlib",
     "save",
 ]
@@ -49,6 +51,11 @@ STYLE: dict[str, Any] = {
 }
 
 Array = NDArray[np.float64]
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def import_matplotlib() -> Any:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.bias.model import BiasModel
 from npe_tf.bias.neural import CENTRE, PSI, psi_rises, starting_mean_bias
+from npe_tf.catalogues.hdf5 import read_dataset
 from npe_tf.likelihood import PoissonLikelihood
 
 __all__ = [
@@ -384,10 +385,10 @@ def load_parameters(path: str | Path, bias: BiasModel) -> NDArray[np.float64]:
         raise FileNotFoundError(f"There are no parameters at {str(path)!r}")
     try:
         with h5py.File(path) as file:
-            theta = np.asarray(file["theta"], dtype=np.float64)
+            theta = read_dataset(file, "theta", str(path)).astype(np.float64)
             names = tuple(file.attrs["parameters"])
             family = file.attrs.get("family", bias.family.name)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"Invalid value for argument `path`. Expected a file of fitted parameters. Received: "
             f"{str(path)!r} ({error})"

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npe_tf.catalogue import Catalogue
-from npe_tf.chain_store import ChainStore
+from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.posterior import PosteriorConfig
 
-__all__ = ["Run", "StoredSample"]
+__all__ = ["FEWEST_SAMPLES", "Run", "StoredSample", "num_samples_of"]
+
+FEWEST_SAMPLES = 4
+"""Sweeps after the warm-up without which nothing can be said of a run."""
 
 Array = NDArray[np.float64]
+
+
+def num_samples_of(folder: str | Path) -> int:
+    """Sweeps after the warm-up that a run has so far.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        OSError: if there is no run.
+    """
+    with ChainStore.open(Path(folder) / CHAIN_FILE) as store:
+        return max(0, store.num_committed - int(store.attributes["num_warmup"]))
 
 
 class StoredSample(NamedTuple):
@@ -63,10 +80,11 @@ class Run:
         attributes = store.attributes
         self.warmup = int(attributes["num_warmup"])
         self.num_samples = store.num_committed - self.warmup
-        if self.num_samples < 4:
+        if self.num_samples < FEWEST_SAMPLES:
             raise ValueError(
-                "Invalid value for argument `output`. Expected a run with at least 4 sweeps of "
-                f"sampling. Received: {store.num_committed} sweeps, {self.warmup} of them warm-up"
+                "Invalid value for argument `output`. Expected a run with at least "
+                f"{FEWEST_SAMPLES} sweeps of sampling. Received: {store.num_committed} sweeps, "
+                f"{self.warmup} of them warm-up"
             )
         self.names = [str(name) for name in attributes["parameters"]]
         config = PosteriorConfig.from_attributes(attributes)

@@ -16,14 +16,18 @@ from npe_tf import diagnostics, plots, statistics
 from npe_tf.bias.neural import CENTRE, psi_rises
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
-from npe_tf.convergence import Limits, convergence_of, worst_ess, worst_rhat
+from npe_tf.convergence import Convergence, Limits, convergence_of, worst_ess, worst_rhat
 from npe_tf.energy import COST_COLUMNS, WATTS_PER_CORE, Cost
 from npe_tf.environments import DensityEnvironments
 from npe_tf.field_checks import FieldChecks, check_fields
+from npe_tf.figures import readable_name
+from npe_tf.health import health_of
+from npe_tf.plot_style import has_matplotlib
 from npe_tf.run import Run
+from npe_tf.verdict import CONVERGED, TOO_SHORT, Verdict, verdict_of
 from npe_tf.weigh_runs import MODES_FILE, format_modes
 
-__all__ = ["Summary", "summarise"]
+__all__ = ["PowerShells", "Summary", "summarise"]
 
 Array = NDArray[np.float64]
 
@@ -33,13 +37,40 @@ _MOST_FIELDS = 24
 
 
 @dataclasses.dataclass(frozen=True)
+class PowerShells:
+    """Power of the sampled linear fields in shells of wavenumber, `[K]` each.
+
+    Attributes:
+        k: mean wavenumber [h/Mpc].
+        modes: live Fourier modes, k and -k both.
+        prior: expected power [(Mpc/h)^3].
+        q16: 16th percentile of all samples after the warm-up [(Mpc/h)^3].
+        q50: their median.
+        q84: 84th percentile.
+        departure: of the samples' mean power from the prior's, in units of the prior's standard
+            deviation for one field, sqrt(2 / modes) of its power.
+        truth: power of the true field [(Mpc/h)^3], or `None`.
+    """
+
+    k: Array
+    modes: NDArray[np.int64]
+    prior: Array
+    q16: Array
+    q50: Array
+    q84: Array
+    departure: Array
+    truth: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Summary:
     """Numbers of a run.
 
     Attributes:
         text: all of it, for a terminal.
         converged: whether every quantity watched (see `npe_tf.convergence`) has a rank-normalised
-            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails.
+            R-hat of at most 1.01 and at least 400 effective samples, in bulk and tails, and no
+            chain stands or is not finite.
         parameters: one row per bias parameter.
         acceptance: of the field and of the parameters, mean over samples and chains.
         k: wavenumbers of the shells [h/Mpc].
@@ -48,6 +79,13 @@ class Summary:
         observed: haloes that count.
         expected: expected haloes in stored samples, `[S]`.
         figures: files written.
+        convergence: of everything that is watched.
+        verdict: what that means, and what to do next.
+        power: of the sampled linear fields.
+        moves: a line on how the chains moved.
+        modes: lines on the modes of the parameters that chains are in, if these can be told.
+        gradients: of the field after the warm-up, all chains together.
+        cost: of the whole run; `None` if it was not measured.
         fields: checks of the stored fields after the warm-up; `None` if there are fewer than two.
     """
 
@@ -60,6 +98,13 @@ class Summary:
     observed: int
     expected: Array
     figures: list[Path]
+    convergence: Convergence
+    verdict: Verdict
+    power: PowerShells
+    moves: str
+    modes: list[str]
+    gradients: int
+    cost: Cost | None = None
     fields: FieldChecks | None = None
 
 
@@ -76,7 +121,8 @@ def summarise(
     Args:
         output: folder of the run.
         catalogue: the catalogue that the run is about.
-        figures: folder for the figures; none are drawn without it.
+        figures: folder for the figures and ``summary.txt``; none are written without it. Without
+            matplotlib there is only the text.
         watts_per_core: power of a busy core [W], for the energy where that was not measured.
 
     Returns:
@@ -88,7 +134,7 @@ def summarise(
     """
     with ChainStore.open(Path(output) / CHAIN_FILE) as store:
         folder = None if figures is None else Path(figures)
-        return _Report(store, catalogue).summary(folder, watts_per_core)
+        return _Report(store, catalogue).summary(folder, watts_per_core, str(output))
 
 
 class _Report(Run):
@@ -141,10 +187,10 @@ class _Report(Run):
             f"variance per dimension {np.nanmean(error):.1e}, {1 - field:.2%} of the sweeps refused"
         )
 
-    def _modes(self) -> list[str]:
-        """A line on the two kinds of mode of the paper's network, if it is one."""
+    def _modes(self) -> tuple[list[str], bool]:
+        """A line on the two kinds of mode of the paper's network, and whether chains are apart."""
         if CENTRE not in self.names:
-            return []
+            return [], False
         rises = np.mean(psi_rises(self.theta[self.warmup :], self.names), axis=0)
         kinds = {
             "rises with the density": np.flatnonzero(rises == 1),
@@ -156,7 +202,7 @@ class _Report(Run):
             for kind, chains in kinds.items()
             if len(chains)
         ]
-        apart = len(kinds["rises with the density"]) and len(kinds["falls with it"])
+        apart = bool(len(kinds["rises with the density"]) and len(kinds["falls with it"]))
         remark = ": different modes, whose weights these chains do not tell" if apart else ""
         asked = str(self.store.attributes.get("psi", "free"))
         if asked != "free":
@@ -169,14 +215,46 @@ class _Report(Run):
         weighed = Path(self.store.path).with_name(MODES_FILE)
         if weighed.is_file():
             lines.append(format_modes(json.loads(weighed.read_text())))
-        return lines
+        return lines, apart
 
-    def summary(self, folder: Path | None, watts_per_core: float) -> Summary:
+    def _power(self) -> PowerShells:
+        """The sampled linear fields against the prior."""
+        prior = self.grid.shell_mean(self.posterior.initial_field.linear_power())
+        modes = statistics.modes_per_shell(self.grid)
+        samples = self.power[self.warmup :].reshape(-1, len(prior))
+        low, middle, high = np.quantile(samples, (0.16, 0.5, 0.84), axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            departure = (samples.mean(axis=0) / prior - 1.0) * np.sqrt(modes / 2.0)
+        truth = None
+        if self.truth is not None:
+            truth = statistics.power_spectrum(self.truth, self.grid).power
+        k = self.grid.shell_wavenumber()
+        return PowerShells(k, modes, prior, low, middle, high, departure, truth)
+
+    def _verdict(self, convergence: Convergence, apart: bool, sound: bool, run: str) -> Verdict:
+        pace = float("nan")
+        if "wall_seconds" in self.store.columns:
+            pace = float(np.median(self.store.read("wall_seconds", self.warmup)))
+        return verdict_of(
+            convergence,
+            self.num_samples,
+            self.num_chains,
+            limits=_LIMITS,
+            modes_apart=apart,
+            is_sound=sound,
+            seconds_per_sweep=pace,
+            run=run,
+            sweeps_left=self.store.capacity - self.warmup - self.num_samples,
+        )
+
+    def summary(self, folder: Path | None, watts_per_core: float, run: str) -> Summary:
         """Everything."""
         convergence = convergence_of(self.store)
         rows, others = convergence.parameters, convergence.others
         rhat, ess = convergence.worst_rhat, convergence.worst_ess
-        converged = convergence.reaches(_LIMITS)
+        health = health_of(self.store)
+        modes, apart = self._modes()
+        verdict = self._verdict(convergence, apart, health.is_sound, run)
         field, bias = (float(a) for a in self.acceptance[self.warmup :].mean(axis=(0, 1)))
         k = self.grid.shell_wavenumber(_NUM_SHELLS)
         initial_mean, initial_sd = self.moments("initial")
@@ -190,6 +268,7 @@ class _Report(Run):
 
         median_ess = float(np.nanmedian([row.ess for row in convergence.watched]))
         joint = self.store.attributes.get("scheme") == "joint"
+        moves = self._moves(field, bias, joint)
         # in turns: one per leapfrog step, and one because the other block has moved
         per_sweep = (
             int(self.store.attributes["gradients_per_sweep"])
@@ -197,7 +276,7 @@ class _Report(Run):
             else int(self.store.attributes["field_leapfrog_steps"]) + 1
         )
         gradients = self.num_samples * self.num_chains * per_sweep
-        verdict = "CONVERGED" if converged else "NOT CONVERGED"
+        stated = "NOT CONVERGED, TOO SHORT" if verdict.state == TOO_SHORT else verdict.state
         lines = [
             f"{self.num_chains} chains, {self.warmup} sweeps of warm-up, {self.num_samples} of "
             f"sampling, {self.grid.num_cells}^3 cells of {self.grid.cell_size:.2f} Mpc/h",
@@ -206,18 +285,20 @@ class _Report(Run):
             "",
             diagnostics.format_table(others[:1]),
             "",
-            self._moves(field, bias, joint),
+            moves,
             "worst of each kind (rank-normalised R-hat; effective sample size of bulk and tails):",
             *_worst_of_each_kind(convergence.by_kind),
             f"{gradients:,} gradients of the field after the warm-up; effective samples per 1,000: "
             f"{1e3 * ess.ess / gradients:.2f} at worst, "
             f"{1e3 * median_ess / gradients:.2f} in the median",
-            f"{verdict}: R-hat is {rhat.rhat:.3f} at worst ({rhat.name}), the effective sample "
+            f"{stated}: R-hat is {rhat.rhat:.3f} at worst ({rhat.name}), the effective sample "
             f"size {ess.ess:.0f} in the bulk and {ess.tail:.0f} in the tails ({ess.name})",
             f"(asked: R-hat <= {_LIMITS.max_rhat}, effective samples >= {_LIMITS.min_ess:g}, for "
             f"all {len(convergence.watched)} quantities watched; one mode of several may have been "
             "found)",
-            *self._modes(),
+            *health.lines(),
+            *modes,
+            *(f"next: {sentence}" for sentence in verdict.advice),
         ]
         cost = self.cost()
         if cost is not None:
@@ -234,6 +315,7 @@ class _Report(Run):
                 "  k [h/Mpc] " + " ".join(f"{value:7.3f}" for value in k),
                 "  r(k)      " + " ".join(f"{value:7.3f}" for value in r),
             ]
+        power = self._power()
         fields = self.check_fields()
         if fields is not None:
             shares = "; share of the true numbers in the posterior's intervals"
@@ -249,9 +331,26 @@ class _Report(Run):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "summary.txt").write_text(text + "\n")
-            files = self._draw(folder, k, r, initial_mean, initial_sd, environments)
+            if has_matplotlib():
+                files = self._draw(folder, k, r, initial_mean, initial_sd, environments, power)
         return Summary(
-            text, converged, rows, (field, bias), k, r, observed, expected, files, fields
+            text=text,
+            converged=verdict.state == CONVERGED,
+            parameters=rows,
+            acceptance=(field, bias),
+            k=k,
+            r=r,
+            observed=observed,
+            expected=expected,
+            figures=files,
+            convergence=convergence,
+            verdict=verdict,
+            power=power,
+            moves=moves,
+            modes=modes,
+            gradients=gradients,
+            cost=cost,
+            fields=fields,
         )
 
     def _draw(
@@ -262,19 +361,17 @@ class _Report(Run):
         initial_mean: Array,
         initial_sd: Array,
         environments: _Environments,
+        power: PowerShells,
     ) -> list[Path]:
         counts = np.zeros(self.grid.shape)
         likelihood = self.posterior.likelihood
         likelihood.interior(counts)[...] = likelihood.counts
         final_mean, final_sd = self.moments("final")
-        fine_k = self.grid.shell_wavenumber()
-        prior = self.grid.shell_mean(self.posterior.initial_field.linear_power())
-        true_power = None
-        if self.truth is not None:
-            true_power = statistics.power_spectrum(self.truth, self.grid).power
-        samples = self.power[self.warmup :].reshape(-1, len(prior))
+        samples = self.power[self.warmup :].reshape(-1, len(power.k))
         figures = {
-            "parameter_traces": plots.parameter_traces(self.theta, self.names, self.warmup),
+            "parameter_traces": plots.parameter_traces(
+                self.theta, [readable_name(name) for name in self.names], self.warmup
+            ),
             "log_posterior": plots.log_posterior_trace(
                 self.log_posterior,
                 {"field": self.acceptance[..., 0], "parameters": self.acceptance[..., 1]},
@@ -290,7 +387,7 @@ class _Report(Run):
                 thickness=max(1, self.grid.num_cells // 16),
             ),
             "power_spectra": plots.power_spectra(
-                fine_k, samples, prior, statistics.modes_per_shell(self.grid), true_power
+                power.k, samples, power.prior, power.modes, power.truth
             ),
         }
         if environments.expected_total.size:

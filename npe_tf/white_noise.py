@@ -21,6 +21,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from npe_tf.catalogues.hdf5 import read_dataset
+from npe_tf.catalogues.npz import read_npy
+
 __all__ = ["read_white_noise"]
 
 FilePath = str | os.PathLike[str]
@@ -133,7 +136,7 @@ def _checked(
 
 def _read_npy(name: str) -> _Stored:
     try:
-        return _Stored(np.load(name, allow_pickle=False), "xyz")
+        return _Stored(read_npy(name), "xyz")
     except (OSError, ValueError) as error:
         raise ValueError(
             "Invalid value for argument `path`. Expected an undamaged array in NumPy's format. "
@@ -150,8 +153,10 @@ def _read_hdf5(name: str, dataset: str | None) -> _Stored:
             )
             chosen = present[0] if dataset is None and len(present) == 1 else dataset
             if chosen is not None and isinstance(file.get(chosen), h5py.Dataset):
-                return _Stored(np.asarray(file[chosen][()]), "xyz")
-    except OSError as error:
+                return _Stored(read_dataset(file, chosen, name), "xyz")
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
+            raise
         raise ValueError(
             f"Invalid value for argument `path`. Expected an undamaged HDF5 file. Received: "
             f"{name!r} ({error})"

@@ -1,9 +1,11 @@
 """Kills runs at random moments, again and again, and compares what is left with whole ones.
 
-Usage: ``python -m tests.soak --kills 50``, or ``make soak``. Takes about 20 s per kill.
+Usage: ``python -m tests.soak --kills 50``, or ``make soak``. Takes about 20 s per kill on two idle
+cores; ``--schemes store`` takes one, and needs no TensorFlow.
 
-Each round starts `experiments.infer` on a small catalogue and kills it (SIGKILL, its processes too)
-after a random time, until the run is finished. After every kill the file must be readable, hold at
+Each round starts `experiments.infer` on a small catalogue, or for ``store`` a random walk in NumPy
+with a checkpoint, and kills it (SIGKILL, its processes too) after a random time, until the run is
+finished. After every kill the file must be readable, hold at
 least as many sweeps as before, and every sweep in it must be that of a run that was never
 interrupted, to the last bit. Rounds go on until there were enough kills.
 """
@@ -23,24 +25,50 @@ from pathlib import Path
 
 import numpy as np
 
-from npe_tf.chain_store import CHAIN_FILE, ChainStore
+from npe_tf.chain_store import CHAIN_FILE, ChainStore, Column
 from npe_tf.energy import COST_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_WARMUP, NUM_SAMPLES = 24, 12
+STORE = "store"
 SCHEMES = {
     "joint": ["--gradients_per_sweep=4", "--num_processes=1"],
     "joint in two processes": ["--gradients_per_sweep=4", "--num_processes=2"],
     "gibbs": ["--scheme=gibbs", "--field_leapfrog_steps=3", "--num_processes=1"],
 }
 
+# sweeps of it are as short as a commit, so that most kills hit one
+WALK_WARMUP, WALK_SAMPLES = 500, 1500
 
-def command(catalogue: Path, output: Path, arguments: list[str]) -> list[str]:
+
+def walk(folder: Path) -> None:
+    """Run, or go on with, a random walk that depends on all of its checkpoint."""
+    path = folder / CHAIN_FILE
+    columns = {"theta": Column((3,)), "field": Column((16, 16), np.float32, every=3)}
+    start = {"theta": np.zeros(3), "field": np.zeros((16, 16), np.float32), "seed": np.int64(0)}
+    if path.exists():
+        store = ChainStore.open(path, "r+")
+    else:
+        folder.mkdir(exist_ok=True)
+        store = ChainStore.create(path, columns, WALK_WARMUP + WALK_SAMPLES, start, {})
+    with store:
+        state = store.checkpoint() or start
+        for _ in range(store.num_committed, store.capacity):
+            rng = np.random.default_rng(int(state["seed"]))
+            field = np.roll(state["field"], 1, 0) + rng.normal(size=(16, 16)).astype(np.float32)
+            theta = np.cos(state["theta"]) + rng.normal(size=3) + float(field.mean())
+            state = {"theta": theta, "field": field, "seed": np.int64(rng.integers(2**62))}
+            store.append({"theta": theta, "field": field}, state)
+
+
+def command(scheme: str, catalogue: Path, output: Path) -> list[str]:
     """How the run is started."""
+    if scheme == STORE:
+        return [sys.executable, "-m", "tests.soak", "--walk", str(output)]
     return [
         sys.executable, "-m", "experiments.infer", f"--catalogue={catalogue}",
         f"--output={output}", "--grid=8", "--num_chains=2", f"--num_warmup={NUM_WARMUP}",
-        f"--num_samples={NUM_SAMPLES}", "--field_every=4", "--seed=7", *arguments,
+        f"--num_samples={NUM_SAMPLES}", "--field_every=4", "--seed=7", *SCHEMES[scheme],
     ]  # fmt: skip
 
 
@@ -53,10 +81,10 @@ def read(folder: Path) -> dict[str, np.ndarray] | None:
         return {name: store.read(name) for name in store.columns if name not in COST_COLUMNS}
 
 
-def start(catalogue: Path, folder: Path, arguments: list[str]) -> subprocess.Popen:
+def start(scheme: str, catalogue: Path, folder: Path) -> subprocess.Popen:
     """Start the run in a process group of its own."""
     return subprocess.Popen(
-        command(catalogue, folder, arguments),
+        command(scheme, catalogue, folder),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -73,11 +101,11 @@ def finish(process: subprocess.Popen) -> float:
     return time.monotonic() - began
 
 
-def phase(num_sweeps: int) -> str:
+def phase(num_sweeps: int, warmup: int) -> str:
     """Where a kill hit."""
     if num_sweeps == 0:
         return "the start"
-    return "warm-up" if num_sweeps < NUM_WARMUP else "sampling"
+    return "warm-up" if num_sweeps < warmup else "sampling"
 
 
 def main() -> None:
@@ -85,28 +113,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--schemes", nargs="+", choices=[*SCHEMES, STORE], default=[*SCHEMES, STORE]
+    )
+    parser.add_argument("--walk", type=Path, help="run the random walk in this folder, no soak")
     options = parser.parse_args()
+    if options.walk:
+        walk(options.walk)
+        return
     rng = random.Random(options.seed)
     hits: collections.Counter[str] = collections.Counter()
     rounds = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         catalogue = folder / "halos.h5"
-        from tests.npe_tf.mock import draw_catalogue
+        if options.schemes != [STORE]:
+            from tests.npe_tf.mock import draw_catalogue
 
-        draw_catalogue()[0].write_hdf5(catalogue)
+            draw_catalogue()[0].write_hdf5(catalogue)
         whole, seconds = {}, {}
-        for scheme, arguments in SCHEMES.items():
+        for scheme in options.schemes:
             output = folder / scheme
-            seconds[scheme] = finish(start(catalogue, output, arguments))
+            seconds[scheme] = finish(start(scheme, catalogue, output))
             whole[scheme] = read(output)
             print(f"{scheme}: a whole run takes {seconds[scheme]:.0f} s", flush=True)
         while sum(hits.values()) < options.kills:
-            scheme = list(SCHEMES)[rounds % len(SCHEMES)]
+            scheme = options.schemes[rounds % len(options.schemes)]
+            warmup, samples = NUM_WARMUP, NUM_SAMPLES
+            if scheme == STORE:
+                warmup, samples = WALK_WARMUP, WALK_SAMPLES
             output = folder / f"round {rounds}"
             committed = 0
-            while committed < NUM_WARMUP + NUM_SAMPLES:
-                process = start(catalogue, output, SCHEMES[scheme])
+            while committed < warmup + samples:
+                process = start(scheme, catalogue, output)
                 # soon after the first sweep as well as long after it
                 patience = rng.uniform(0.2, 1.0) * seconds[scheme]
                 try:
@@ -121,7 +160,12 @@ def main() -> None:
                 found = read(output)
                 now = 0 if found is None else len(found["theta"])
                 if killed:
-                    hits[phase(now)] += 1
+                    hits[phase(now, warmup)] += 1
+                # what a run takes depends on what else the machine does
+                if not killed:
+                    seconds[scheme] *= 0.8
+                elif now == committed:
+                    seconds[scheme] *= 1.25
                 if now < committed:
                     raise SystemExit(f"{committed} sweeps were committed, {now} are left")
                 for column, values in (found or {}).items():

@@ -117,11 +117,11 @@ def _read(
     )
 
 
-def read_dataset(file: h5py.File, name: str, path: str) -> NDArray[Any]:
+def read_dataset(file: h5py.Group, name: str, path: str) -> NDArray[Any]:
     """Read a dataset of real numbers, if the file is large enough to hold it.
 
     Args:
-        file: where it is.
+        file: the file, or a group in it.
         name: of the dataset.
         path: of the file, for messages.
 
@@ -134,8 +134,13 @@ def read_dataset(file: h5py.File, name: str, path: str) -> NDArray[Any]:
     """
     try:
         dataset = file[name]
-        if dataset.dtype.kind not in "iuf":
-            raise malformed(path, f"real numbers in {name!r}", f"dtype {dataset.dtype}")
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
+            raise malformed(
+                path, f"real numbers in {name!r}", f"{getattr(dataset, 'dtype', dataset)}"
+            )
+        if dataset.external or dataset.is_virtual or dataset.file != file.file:
+            # it would read what else the user may read
+            raise malformed(path, f"a dataset {name!r} in the file itself", "data of other files")
         stored = dataset.id.get_storage_size()
         if dataset.shape is None or dataset.nbytes > stored * MOST_COMPRESSION:
             raise malformed(

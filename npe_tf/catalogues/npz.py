@@ -8,10 +8,12 @@ no array is made that the archive has not the bytes for.
 from __future__ import annotations
 
 import math
+import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +22,13 @@ from npe_tf.catalogues.header import header_of
 from npe_tf.catalogues.table import MOST_COMPRESSION, HaloTable, choose, damaged, malformed
 from npe_tf.catalogues.text_lines import open_binary
 
-__all__ = ["read"]
+__all__ = ["read", "read_npy"]
 
 _MAX_ARRAYS = 10_000
 _SMALL = 2**16
 _ERRORS = (
     OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, SyntaxError, OverflowError,
-    MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+    MemoryError, NotImplementedError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -118,27 +120,58 @@ def _array(
                 f"{info.compress_size} bytes said to hold {info.file_size}",
             )  # fmt: skip
         with archive.open(info) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version == (1, 0):
-                header = np.lib.format.read_array_header_1_0(stream)
-            else:
-                header = np.lib.format.read_array_header_2_0(stream)
-            shape, fortran, dtype = header
-            if dtype.hasobject or dtype.kind not in kinds:
-                return None
-            count = math.prod(shape)
-            needed = count * dtype.itemsize
-            if not 0 <= needed <= info.file_size:
-                raise malformed(
-                    path, f"an undamaged array {name!r}", f"shape {shape} in {info.file_size} bytes"
-                )
-            data = stream.read(needed + 1)
-        if len(data) != needed:
-            raise malformed(path, f"an undamaged array {name!r}", f"{len(data)} of {needed} bytes")
+            return _from_stream(path, stream, info.file_size, name, kinds)
     except _ERRORS as error:
         if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
             raise
         raise damaged(path, f"array {name!r}", error) from error
+
+
+def read_npy(path: str) -> NDArray[Any]:
+    """Read one array, as `numpy.save` writes it.
+
+    Nothing is unpickled, and no array is made that the file has not the bytes for.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The array.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged, or not of real numbers.
+    """
+    with open(path, "rb") as stream:
+        try:
+            array = _from_stream(path, stream, os.fstat(stream.fileno()).st_size, path, "biuf")
+        except _ERRORS as error:
+            if isinstance(error, ValueError) and str(error).startswith("Invalid value"):
+                raise
+            raise damaged(path, "array in NumPy's format", error) from error
+    if array is None:
+        raise malformed(path, "an array of real numbers", "another type")
+    return array
+
+
+def _from_stream(
+    path: str, stream: IO[bytes], size: int, name: str, kinds: str
+) -> NDArray[Any] | None:
+    """An array that starts here, in no more bytes than `size`; None if it is of other kinds."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        header = np.lib.format.read_array_header_1_0(stream)
+    else:
+        header = np.lib.format.read_array_header_2_0(stream)
+    shape, fortran, dtype = header
+    if dtype.hasobject or dtype.kind not in kinds:
+        return None
+    needed = math.prod(shape) * dtype.itemsize
+    if not 0 <= needed <= size or min(shape, default=0) < 0:
+        raise malformed(path, f"an undamaged array {name!r}", f"shape {shape} in {size} bytes")
+    data = stream.read(needed + 1)
+    if len(data) != needed:
+        raise malformed(path, f"an undamaged array {name!r}", f"{len(data)} of {needed} bytes")
     if dtype.itemsize == 0:
         return None
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,5 +1,6 @@
 """The binaries as a user runs them, in processes of their own."""
 
+import html
 import json
 import os
 import re
@@ -104,6 +105,14 @@ def test_pretrain_infer_summarise(folder, catalogue):
         "cross_correlation",
     }  # fmt: skip
     assert (output / "figures" / "summary.txt").read_text().strip() in printed
+    told = json.loads((output / "report.json").read_text())
+    assert [start["sweeps"] for start in told["history"]] == [0, 8]
+    command = told["history"][0]["command"]
+    assert command.startswith("python -m experiments.infer --catalogue=")
+    assert command.endswith(" ".join(SMALL))
+    assert told["verdict"]["state"] == "TOO SHORT" and told["cost"]["core_hours"] > 0
+    assert command in html.unescape((output / "report.html").read_text())
+    assert f"report in {output / 'report.html'}" in printed
 
     initial = folder / "ics.hdf5"
     printed, _ = run(

@@ -183,9 +183,10 @@ def test_predicted_size(path):
     predicted = predicted_nbytes(COLUMNS, 50, state(0), constants)
     rows = 50 * (6 * 8 + 8 + 2) + 16 * 64 * 4
     slots = 2 * (64 * 4 + 2 * 4 + 8)
-    assert predicted == rows + slots + 800 + 8 + 4 * 8
+    checks = 4 * (3 * 50 + 16)
+    assert predicted == rows + checks + slots + 800 + 8 + 4 * 8
     with make(path, capacity=50, constants=constants) as store:
-        num_datasets = 4 + 2 * 3 + 1 + 2
+        num_datasets = 2 * 4 + 2 * 3 + 1 + 2
         assert predicted < store.nbytes < predicted + 8192 + 1024 * num_datasets
         assert os.path.getsize(path) == store.nbytes
         fill(store, 50)

@@ -69,8 +69,8 @@ def costs_of(path):
 def bytes_but_the_times(path):
     content = bytearray(path.read_bytes())
     with h5py.File(path) as file:
-        for name in COST_COLUMNS:
-            dataset = file[f"chain/{name}"]
+        for name in (f"{group}/{name}" for group in ("chain", "checks") for name in COST_COLUMNS):
+            dataset = file[name]
             start, size = dataset.id.get_offset(), dataset.id.get_storage_size()
             content[start : start + size] = bytes(size)
     return content
