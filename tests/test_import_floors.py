@@ -19,6 +19,7 @@ FLOORS = {
         "npe_tf.background",
         "npe_tf.catalogues",
         "npe_tf.catalogues.*",
+        "npe_tf.chain_layout",
         "npe_tf.chain_store",
         "npe_tf.checksums",
         "npe_tf.cosmology",
@@ -75,6 +76,8 @@ FLOORS = {
 # Imports within a floor, each for a reason: (importer, imported).
 SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
+    ("npe_tf.chain_layout", "npe_tf.checksums"),
+    ("npe_tf.chain_store", "npe_tf.chain_layout"),
     ("npe_tf.chain_store", "npe_tf.checksums"),
     ("npe_tf.fourier", "npe_tf.grid"),
     ("npe_tf.gadget", "npe_tf.catalogues*"),
