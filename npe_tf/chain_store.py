@@ -42,6 +42,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from npe_tf.catalogues.heaps import file_has_sound_heaps
 from npe_tf.chain_layout import (
     CHECK,
     FORMAT,
@@ -357,6 +358,8 @@ class ChainStore:
 
     def _read_structure(self, size: int) -> None:
         try:
+            if not file_has_sound_heaps(self._path):
+                raise ValueError("a heap of strings is damaged")
             with h5py.File(self._path, "r", locking=False) as file:
                 mark = dict(file["committed"].attrs)
                 if mark["format"] not in (FORMAT, FORMAT_WITHOUT_CHECKS):

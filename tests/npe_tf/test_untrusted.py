@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from npe_tf.catalogues.formats import read_table
+from npe_tf.catalogues.heaps import file_has_sound_heaps
 from npe_tf.catalogues.npz import read_npy
+from npe_tf.chain_store import ChainStore
 from npe_tf.gadget import read_initial_conditions, write_initial_conditions
 from npe_tf.white_noise import read_white_noise
 
@@ -127,3 +129,38 @@ def test_data_of_other_files_are_not_read(tmp_path, kind):
             file["noise"] = h5py.ExternalLink(tmp_path / "b.h5", "noise")
     with pytest.raises(ValueError, match=r"in the file itself"):
         read_white_noise(path, dataset="noise")
+
+
+def test_heaps_that_hdf5_would_walk_through_for_ever_are_refused(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("x", "y", "z", "mass"):
+            file[name] = np.linspace(1.0, 2.0, 4)
+        for number in range(3):
+            file.attrs[f"text {number}"] = "Mpc/h"[: 3 + number]
+    whole = path.read_bytes()
+    assert file_has_sound_heaps(str(path))
+    assert len(read_table(path).mass) == 4
+    heap = whole.index(b"GCOL")
+    # the second of three objects of 16 + 8 bytes; the third is free space, then there are zeros
+    size = heap + 16 + 24 + 8
+    assert whole[size : size + 8] == (4).to_bytes(8, "little")
+    damaged = bytearray(whole)
+    damaged[size] ^= 64
+    path.write_bytes(damaged)
+    assert not file_has_sound_heaps(str(path))
+    with pytest.raises(ValueError, match=r"a damaged heap of strings.*a\.h5"):
+        read_table(path)
+    with pytest.raises(OSError, match=r"a heap of strings is damaged.*a\.h5"):
+        ChainStore.open(path)
+
+
+def test_heaps_at_the_ends_of_a_large_file_are_found(tmp_path):
+    heap = b"GCOL\x01\0\0\0" + (4096).to_bytes(8, "little") + bytes(4080)
+    path = tmp_path / "large"
+    for place in (0, 2**27 - len(heap)):
+        with open(path, "wb") as file:  # with a hole
+            file.truncate(2**27)
+            file.seek(place)
+            file.write(heap)
+        assert not file_has_sound_heaps(str(path))
