@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.catalogues.formats import read_table
 from npe_tf.catalogues.header import header_of
+from npe_tf.catalogues.heaps import file_has_sound_heaps
 from npe_tf.catalogues.selection import select
 from npe_tf.catalogues.table import MOST_COMPRESSION
 
@@ -523,6 +524,8 @@ def _open(path: FilePath) -> Iterator[h5py.File]:
             f"path={name!r}, which does not exist"
         )
     try:
+        if os.path.isfile(name) and not file_has_sound_heaps(name):
+            raise OSError("a damaged heap of strings")
         file = h5py.File(name, "r")
     except PermissionError:
         raise

@@ -30,129 +30,45 @@ which the kernel releases when the process dies. The lock is advisory on network
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
 import os
 import types
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from npe_tf.checksums import of_arrays, of_rows, of_structure
+from npe_tf.catalogues.heaps import file_has_sound_heaps
+from npe_tf.chain_layout import (
+    CHECK,
+    FORMAT,
+    FORMAT_WITHOUT_CHECKS,
+    Column,
+    Dataset,
+    Extent,
+    Plan,
+    attribute,
+    datasets_of,
+    num_bytes,
+    predicted_nbytes,
+    require_positive_integer,
+    structure_checksum,
+)
+from npe_tf.checksums import of_arrays, of_rows
 
 __all__ = ["CHAIN_FILE", "ChainStore", "Column", "predicted_nbytes"]
 
 CHAIN_FILE = "chain.h5"  # in the folder of a run
 
-_FORMAT = "npe_tf chain 2"
-_WITHOUT_CHECKS = "npe_tf chain 1"
-_CHECK = np.dtype("<u4")
 _MOST_TOLD = 5  # damaged rows that a message names
-_LARGEST_ATTRIBUTE = 60_000  # bytes; HDF5's object header holds 64 KiB
 _CHUNK = 1 << 26  # bytes copied at a time
 
 Array = NDArray[Any]
 Path = Union[str, "os.PathLike[str]"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One quantity that is stored for every sweep, or for every k-th.
-
-    Attributes:
-        shape: shape of one row.
-        dtype: type of its entries: boolean, integer, float or complex.
-        every: the row of sweep s (from 0) is stored where ``(s + 1) % every == 0``.
-
-    Raises:
-        ValueError: if any of these makes no column.
-    """
-
-    shape: tuple[int, ...] = ()
-    dtype: Any = np.float64
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be stored."""
-        given: Any = self.shape
-        shape = (given,) if isinstance(given, (int, np.integer)) else tuple(given)
-        if not all(isinstance(n, (int, np.integer)) and n >= 0 for n in shape):
-            raise ValueError(
-                "Invalid value for argument `shape`. Expected a tuple of non-negative integers. "
-                f"Received: shape={given!r}"
-            )
-        _require_positive_integer("every", self.every)
-        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
-        object.__setattr__(self, "dtype", _storable("dtype", np.dtype(self.dtype)))
-        object.__setattr__(self, "every", int(self.every))
-
-    def num_rows(self, num_sweeps: int) -> int:
-        """Number of rows that `num_sweeps` sweeps leave behind."""
-        return num_sweeps // self.every
-
-
-@dataclasses.dataclass(frozen=True)
-class _Extent:
-    """Where one dataset lies in the file."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def nbytes(self) -> int:
-        return _nbytes(self.shape, self.dtype)
-
-    def rows(self, start: int, stop: int) -> _Extent:
-        """The part that holds rows `start` to `stop`."""
-        size = _nbytes(self.shape[1:], self.dtype)
-        return _Extent(self.offset + start * size, (stop - start, *self.shape[1:]), self.dtype)
-
-
-def _nbytes(shape: Iterable[int], dtype: np.dtype[Any]) -> int:
-    total = dtype.itemsize
-    for n in shape:
-        total *= n
-    return total
-
-
-def _require_positive_integer(name: str, value: Any) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a strictly positive integer. "
-            f"Received: {name}={value!r}"
-        )
-
-
-def _storable(argument: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind not in "biufc" or dtype.char in "gG":
-        raise ValueError(
-            f"Invalid value for argument `{argument}`. Expected a boolean, integer, float or "
-            f"complex type of at most double precision. Received: dtype={dtype}"
-        )
-    return dtype
-
-
-def _checked_names(argument: str, names: Iterable[str]) -> None:
-    """Refuse names that HDF5 would not take as paths of distinct datasets."""
-    known = list(names)
-    for name in known:
-        parts = name.split("/") if isinstance(name, str) else [""]
-        if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise ValueError(
-                f"Invalid value for argument `{argument}`. Expected names like 'theta' or "
-                f"'field/mean'. Received: {name!r}"
-            )
-        if any(other.startswith(name + "/") for other in known):
-            raise ValueError(
-                f"Invalid value for argument `{argument}`. Expected no name to be the group of "
-                f"another one. Received: {name!r} among {sorted(known)}"
-            )
 
 
 def _checked(argument: str, name: str, value: Any, shape: Any, dtype: np.dtype[Any]) -> Array:
@@ -171,22 +87,6 @@ def _same_names(argument: str, received: Iterable[str], expected: Iterable[str])
             f"Invalid value for argument `{argument}`. Expected the names {sorted(expected)}. "
             f"Received: {sorted(received)}"
         )
-
-
-def _attribute(argument: str, name: str, value: Any) -> Any:
-    """Bring an attribute to the form in which it is read back: a scalar, list of str or array."""
-    if isinstance(value, str) and "\0" not in value:
-        return value
-    array = np.asarray(value)
-    if array.dtype.kind in "UO" and array.ndim == 1 and all(isinstance(x, str) for x in array):
-        return [str(x) for x in array]
-    if array.dtype.kind not in "biuf" or array.nbytes > _LARGEST_ATTRIBUTE:
-        raise ValueError(
-            f"Invalid value for argument `{argument}`. Expected {name!r} to be a string, a number, "
-            f"a list of strings or a numeric array of at most {_LARGEST_ATTRIBUTE} bytes. "
-            f"Received: {value!r}"
-        )
-    return array.item() if array.ndim == 0 else array
 
 
 def _same_attribute(first: Any, second: Any) -> bool:
@@ -208,7 +108,7 @@ def _pwrite(descriptor: int, offset: int, array: Array) -> None:
         left, offset = left[written:], offset + written
 
 
-def _pread(descriptor: int, extent: _Extent) -> Array:
+def _pread(descriptor: int, extent: Extent) -> Array:
     array = np.empty(extent.shape, extent.dtype)
     flat = array.reshape(-1).view(np.uint8)
     done = 0
@@ -251,143 +151,6 @@ def _lock(path: str) -> int:
     return descriptor
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """Everything that decides the structure of a chain's file."""
-
-    columns: Mapping[str, Column]
-    capacity: int
-    checkpoint: Mapping[str, Array]
-    attributes: Mapping[str, Any]
-    constants: Mapping[str, Array]
-
-    def __post_init__(self) -> None:
-        """Refuse what HDF5 would not take, before any file is touched."""
-        _require_positive_integer("capacity", self.capacity)
-        _checked_names("columns", self.columns)
-        for argument in ("checkpoint", "constants"):
-            given = getattr(self, argument)
-            _checked_names(argument, given)
-            arrays = {name: np.asarray(value) for name, value in given.items()}
-            for array in arrays.values():
-                _storable(argument, array.dtype)
-            object.__setattr__(self, argument, arrays)
-        marks = {name: _attribute("attributes", name, v) for name, v in self.attributes.items()}
-        object.__setattr__(self, "attributes", marks)
-        object.__setattr__(self, "capacity", int(self.capacity))
-
-    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Shape and type of every dataset."""
-        layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "committed": ((), np.dtype("<i8")),
-            "seal": ((2, 2), np.dtype("<i8")),
-        }
-        for name, column in self.columns.items():
-            shape = (column.num_rows(self.capacity), *column.shape)
-            layout[f"chain/{name}"] = (shape, column.dtype)
-            layout[f"checks/{name}"] = (shape[:1], _CHECK)
-        for slot in range(2):
-            for name, array in self.checkpoint.items():
-                layout[f"checkpoint/{slot}/{name}"] = (array.shape, array.dtype)
-        for name, array in self.constants.items():
-            layout[f"constants/{name}"] = (array.shape, array.dtype)
-        return layout
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of data."""
-        return sum(_nbytes(shape, dtype) for shape, dtype in self.layout().values())
-
-    def write(self, path: str) -> None:
-        """Write a chain without sweeps."""
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_layout(h5py.h5d.CONTIGUOUS)
-        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        properties.set_obj_track_times(False)  # equal runs make equal files
-        # The earliest format has no consistency flags that a crash could leave set. The alignment
-        # keeps the counter inside one disk sector and one memory page.
-        with h5py.File(
-            path, "w", libver="earliest", locking=False, alignment_threshold=1, alignment_interval=8
-        ) as file:
-            for name in ("chain", "checks", "checkpoint/0", "checkpoint/1", "constants"):
-                file.create_group(name)
-            for name, (shape, dtype) in self.layout().items():
-                parent, _, leaf = name.rpartition("/")
-                space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
-                group = file.require_group(parent or "/")
-                kind = h5py.h5t.py_create(dtype, logical=True)
-                h5py.h5d.create(group.id, leaf.encode(), kind, space, properties)
-            for name, column in self.columns.items():
-                file[f"chain/{name}"].attrs["every"] = column.every
-            for name, array in self.constants.items():
-                if array.size:
-                    file[f"constants/{name}"][...] = array
-                file[f"constants/{name}"].attrs["check"] = of_arrays(name, {name: array})
-            for name, value in self.attributes.items():
-                file.attrs[name] = value
-            mark = file["committed"].attrs
-            mark["format"], mark["capacity"] = _FORMAT, self.capacity
-            mark["structure"] = _structure_checksum(_datasets(file), self.capacity, self.attributes)
-
-
-class _Dataset(NamedTuple):
-    """Where a dataset lies, and its marks: the `every` of a column, the checksum of a constant."""
-
-    extent: _Extent
-    every: int
-    check: int | None
-
-
-def _datasets(file: h5py.File) -> dict[str, _Dataset]:
-    """All datasets of a file by name."""
-    found: dict[str, _Dataset] = {}
-
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            offset = node.id.get_offset()
-            if offset is None and node.size or node.external or node.is_virtual:
-                raise ValueError(f"dataset {name!r} is no range of bytes in the file")
-            extent = _Extent(offset or 0, node.shape, node.dtype)
-            marks = dict(node.attrs)
-            check = int(marks["check"]) if "check" in marks else None
-            found[name] = _Dataset(extent, int(marks.get("every", 1)), check)
-
-    file.visititems(visit)
-    return found
-
-
-def _structure_checksum(
-    datasets: Mapping[str, _Dataset], capacity: int, attributes: Mapping[str, Any]
-) -> int:
-    """Of all that says what the bytes of a file mean."""
-    parts: dict[str, Any] = {f"attribute {name}": value for name, value in attributes.items()}
-    for name, (extent, every, check) in datasets.items():
-        kind = extent.dtype.str
-        parts[f"dataset {name}"] = repr((extent.offset, extent.shape, kind, every, check))
-    return of_structure({**parts, "capacity": capacity})
-
-
-def predicted_nbytes(
-    columns: Mapping[str, Column],
-    capacity: int,
-    checkpoint: Mapping[str, Array],
-    constants: Mapping[str, Array] | None = None,
-) -> int:
-    """Bytes of data in a chain of these dimensions, before it is created.
-
-    Args:
-        columns: as in `ChainStore.create`.
-        capacity: as in `ChainStore.create`.
-        checkpoint: as in `ChainStore.create`.
-        constants: as in `ChainStore.create`.
-
-    Returns:
-        The size without HDF5's own metadata, which adds less than 8 KiB and 1 KiB per dataset.
-    """
-    return _Plan(columns, capacity, checkpoint, {}, constants or {}).nbytes
-
-
 def _told(name: str, rows: list[int]) -> str:
     """Which rows of a column are damaged, in words."""
     first = ", ".join(map(str, rows[:_MOST_TOLD]))
@@ -395,7 +158,7 @@ def _told(name: str, rows: list[int]) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {first}{more} of the column {name!r}"
 
 
-def _below(prefix: str, extents: Mapping[str, _Extent]) -> dict[str, _Extent]:
+def _below(prefix: str, extents: Mapping[str, Extent]) -> dict[str, Extent]:
     return {name[len(prefix) :]: e for name, e in extents.items() if name.startswith(prefix)}
 
 
@@ -423,7 +186,7 @@ def _publish(temporary: str, path: str, source: ChainStore | None) -> None:
         os.close(directory)
 
 
-def _make(path: str, plan: _Plan, source: ChainStore | None = None) -> None:
+def _make(path: str, plan: Plan, source: ChainStore | None = None) -> None:
     """Put a whole new file in place, empty or with the sweeps of `source`; or change nothing."""
     temporary = path + ".partial"
     try:
@@ -490,7 +253,7 @@ class ChainStore:
             ValueError: if an argument cannot be stored.
         """
         path = os.fspath(path)
-        plan = _Plan(columns, capacity, checkpoint, attributes, constants or {})
+        plan = Plan(columns, capacity, checkpoint, attributes, constants or {})
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
             raise FileNotFoundError(errno.ENOENT, "The chain's folder does not exist", path)
         _require_absent(path)
@@ -595,24 +358,25 @@ class ChainStore:
 
     def _read_structure(self, size: int) -> None:
         try:
+            if not file_has_sound_heaps(self._path):
+                raise ValueError("a heap of strings is damaged")
             with h5py.File(self._path, "r", locking=False) as file:
                 mark = dict(file["committed"].attrs)
-                if mark["format"] not in (_FORMAT, _WITHOUT_CHECKS):
-                    raise ValueError(f"format {mark['format']!r} instead of {_FORMAT!r}")
+                if mark["format"] not in (FORMAT, FORMAT_WITHOUT_CHECKS):
+                    raise ValueError(f"format {mark['format']!r} instead of {FORMAT!r}")
                 self._capacity = int(mark["capacity"])
                 self._attributes = {
-                    name: _attribute("attributes", name, value)
-                    for name, value in file.attrs.items()
+                    name: attribute("attributes", name, value) for name, value in file.attrs.items()
                 }
-                datasets = _datasets(file)
+                datasets = datasets_of(file)
             if any(d.extent.offset + d.extent.nbytes > size for d in datasets.values()):
                 raise ValueError("it is shorter than its header says")
-            if mark["format"] == _FORMAT:
-                found = _structure_checksum(datasets, self._capacity, self._attributes)
+            if mark["format"] == FORMAT:
+                found = structure_checksum(datasets, self._capacity, self._attributes)
                 if found != int(mark["structure"]):
                     raise ValueError("structure or attributes do not have their checksum")
             elif any(name.startswith("checks/") for name in datasets):
-                raise ValueError(f"checksums in the format {_WITHOUT_CHECKS!r}")
+                raise ValueError(f"checksums in the format {FORMAT_WITHOUT_CHECKS!r}")
             self._take_over(datasets)
         except (
             OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, OverflowError,
@@ -621,7 +385,7 @@ class ChainStore:
                 errno.EIO, f"Not a chain, or truncated or damaged ({error})", self._path
             ) from error
 
-    def _take_over(self, datasets: Mapping[str, _Dataset]) -> None:
+    def _take_over(self, datasets: Mapping[str, Dataset]) -> None:
         extents = {name: dataset.extent for name, dataset in datasets.items()}
         self._committed, self._seal = extents["committed"], extents["seal"]
         self._rows = _below("chain/", extents)
@@ -643,7 +407,7 @@ class ChainStore:
             rows = column.num_rows(self._capacity)
             expected[f"chain/{name}"] = ((rows, *column.shape), column.dtype)
             if self._checks:
-                expected[f"checks/{name}"] = ((rows,), _CHECK)
+                expected[f"checks/{name}"] = ((rows,), CHECK)
         for name, (shape, dtype) in expected.items():
             if (extents[name].shape, extents[name].dtype) != (shape, dtype):
                 raise ValueError(f"dataset {name!r} of shape {extents[name].shape}")
@@ -655,7 +419,7 @@ class ChainStore:
         for name, value in expected.items():
             if name not in self._attributes:
                 different.append(f"  {name}: expected {value!r}, received none")
-            elif not _same_attribute(_attribute("expected", name, value), self._attributes[name]):
+            elif not _same_attribute(attribute("expected", name, value), self._attributes[name]):
                 different.append(
                     f"  {name}: expected {value!r}, received {self._attributes[name]!r}"
                 )
@@ -690,7 +454,7 @@ class ChainStore:
         if name not in self._checks:
             return []
         column, found = self._rows[name], []
-        step = max(1, _CHUNK // max(1, _nbytes(column.shape[1:], column.dtype)))
+        step = max(1, _CHUNK // max(1, num_bytes(column.shape[1:], column.dtype)))
         for first in range(start, stop, step):
             rows = _pread(self._current(), column.rows(first, min(first + step, stop)))
             found += self._unequal(name, first, rows)
@@ -936,7 +700,7 @@ class ChainStore:
             OSError: if the disk has too little space; the chain is as before.
         """
         self._writable()
-        _require_positive_integer("new_capacity", new_capacity)
+        require_positive_integer("new_capacity", new_capacity)
         if new_capacity <= self._capacity:
             raise ValueError(
                 "Invalid value for argument `new_capacity`. Expected more than the present "
@@ -944,7 +708,7 @@ class ChainStore:
             )
         template = {name: np.empty(e.shape, e.dtype) for name, e in self._slots[0].items()}
         fixed = {name: self.constant(name) for name in self._constants}
-        plan = _Plan(self._columns, new_capacity, template, self._attributes, fixed)
+        plan = Plan(self._columns, new_capacity, template, self._attributes, fixed)
         _make(self._path, plan, self)
         self._load()
 
@@ -953,7 +717,7 @@ class ChainStore:
         with ChainStore(path, None) as other:
             for name, column in self._columns.items():
                 old, new = self._rows[name], other._rows[name]
-                step = max(1, _CHUNK // max(1, _nbytes(column.shape, column.dtype)))
+                step = max(1, _CHUNK // max(1, num_bytes(column.shape, column.dtype)))
                 count = column.num_rows(self.num_committed)
                 for start in range(0, count, step):
                     rows = _pread(source, old.rows(start, min(start + step, count)))

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.catalogues.hdf5 import read_dataset
+from npe_tf.catalogues.heaps import file_has_sound_heaps
 
 __all__ = [
     "CRITICAL_DENSITY",
@@ -311,6 +312,8 @@ def read_initial_conditions(path: FilePath, *, length_unit: str | None = None) -
         )
 
     try:
+        if not file_has_sound_heaps(name):
+            raise OSError("a damaged heap of strings")
         with h5py.File(name, "r") as file:
             header = dict(file["Header"].attrs)
             group = file[f"PartType{_DARK_MATTER}"]

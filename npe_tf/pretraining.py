@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from npe_tf.bias.model import BiasModel
 from npe_tf.bias.neural import CENTRE, PSI, psi_rises, starting_mean_bias
 from npe_tf.catalogues.hdf5 import read_dataset
+from npe_tf.catalogues.heaps import file_has_sound_heaps
 from npe_tf.likelihood import PoissonLikelihood
 
 __all__ = [
@@ -384,6 +385,8 @@ def load_parameters(path: str | Path, bias: BiasModel) -> NDArray[np.float64]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There are no parameters at {str(path)!r}")
     try:
+        if not file_has_sound_heaps(str(path)):
+            raise OSError("a damaged heap of strings")
         with h5py.File(path) as file:
             theta = read_dataset(file, "theta", str(path)).astype(np.float64)
             names = tuple(file.attrs["parameters"])

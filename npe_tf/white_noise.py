@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npe_tf.catalogues.hdf5 import read_dataset
+from npe_tf.catalogues.heaps import file_has_sound_heaps
 from npe_tf.catalogues.npz import read_npy
 
 __all__ = ["read_white_noise"]
@@ -146,6 +147,8 @@ def _read_npy(name: str) -> _Stored:
 
 def _read_hdf5(name: str, dataset: str | None) -> _Stored:
     try:
+        if not file_has_sound_heaps(name):
+            raise OSError("a damaged heap of strings")
         with h5py.File(name, "r") as file:
             present: list[str] = []
             file.visititems(

@@ -19,6 +19,7 @@ FLOORS = {
         "npe_tf.background",
         "npe_tf.catalogues",
         "npe_tf.catalogues.*",
+        "npe_tf.chain_layout",
         "npe_tf.chain_store",
         "npe_tf.checksums",
         "npe_tf.cosmology",
@@ -87,6 +88,9 @@ FLOORS = {
 # Imports within a floor, each for a reason: (importer, imported).
 SAME_FLOOR = [
     ("npe_tf.cosmology", "npe_tf.background"),
+    ("npe_tf.chain_layout", "npe_tf.checksums"),
+    ("npe_tf.chain_store", "npe_tf.chain_layout"),
+    ("npe_tf.chain_store", "npe_tf.catalogues*"),
     ("npe_tf.chain_store", "npe_tf.checksums"),
     ("npe_tf.fourier", "npe_tf.grid"),
     ("npe_tf.gadget", "npe_tf.catalogues*"),
@@ -143,6 +147,7 @@ NUMPY_ONLY = [
     "npe_tf.catalogues.formats",
     "npe_tf.catalogues.hdf5",
     "npe_tf.catalogues.header",
+    "npe_tf.catalogues.heaps",
     "npe_tf.catalogues.npz",
     "npe_tf.catalogues.pinocchio",
     "npe_tf.catalogues.rockstar",

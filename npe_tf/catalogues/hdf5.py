@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npe_tf.catalogues.header import header_of
+from npe_tf.catalogues.heaps import has_sound_heaps
 from npe_tf.catalogues.table import (
     MOST_COMPRESSION,
     HaloTable,
@@ -56,6 +57,8 @@ def read(path: str, columns: Mapping[str, str]) -> HaloTable:
         ValueError: if it is damaged or the datasets are not clear.
     """
     with open_binary(path) as stream, _uncompressed(stream) as plain:
+        if not has_sound_heaps(plain):
+            raise malformed(path, "an undamaged HDF5 file", "a damaged heap of strings")
         try:
             file = h5py.File(plain, "r")
         except _ERRORS as error:

@@ -211,9 +211,9 @@ def test_runs_from_before_anything_was_watched_can_be_read_and_go_on(
 
 def test_a_run_that_watches_other_quantities_does_not_go_on(whole, posterior, mock, tmp_path):
     path = tmp_path / CHAIN_FILE
-    path.write_bytes(whole[0].read_bytes())
-    with h5py.File(path, "r+") as file:
-        file.attrs["names.voxels"] = ["another"] * 16
+    with ChainStore.open(whole[0]) as store:
+        marks = {**store.attributes, "names.voxels": ["another"] * 16}
+        ChainStore.create(path, store.columns, 16, store.checkpoint(), marks).close()
     for _ in range(2):  # the lock is given back
         with pytest.raises(ValueError, match=r"`output`.*'voxels' holds \['voxel .*'another'"):
             run_inference(posterior, SETTINGS, tmp_path, initial_theta=mock[2])
