@@ -58,7 +58,17 @@ __all__ = [
 ]
 
 # As `npe_tf.bias.kinds` has them, which would load TensorFlow.
-BIASES = ["neural", "neyrinck", "power_law", "linear", "second_order"]
+BIASES = [
+    "neural",
+    "neyrinck",
+    "power_law",
+    "linear",
+    "second_order",
+    "peak_background",
+    "peak_background_tinker",
+    "conditional",
+    "power_law_by_mass",
+]
 
 _COSMOLOGY_HELP = {
     "Omega_m": "Matter density today, in units of the critical density.",
@@ -103,7 +113,7 @@ def define_model_flags() -> None:
         "bias",
         "neural",
         BIASES,
-        "Bias model: the paper's network, or a model of one rate of haloes by density.",
+        "Bias model: the paper's network, or one of those in docs/bias_models.md.",
     )
     flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")

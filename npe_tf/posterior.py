@@ -11,7 +11,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from npe_tf.bias.kinds import KINDS, build_single_rate
+from npe_tf.bias.kinds import (
+    KINDS,
+    MASS_RESOLVED,
+    OF_PEAKS,
+    build_mass_resolved,
+    build_single_rate,
+)
 from npe_tf.bias.model import BiasModel
 from npe_tf.bias.neural import NeuralBias, neural_bias_model
 from npe_tf.catalogue import Catalogue
@@ -22,6 +28,7 @@ from npe_tf.gravity.pm import ParticleMesh
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from npe_tf.likelihood import PoissonLikelihood
+from npe_tf.peak_background import mass_variance
 
 __all__ = ["GRAVITIES", "FieldPosterior", "PosteriorConfig"]
 
@@ -219,7 +226,9 @@ class PosteriorConfig:
         observer: three coordinates in the box [Mpc/h].
         light_cone: whether the haloes' epochs are those at which light left for the observer.
         bias: one of `npe_tf.bias.kinds.KINDS`. The kernel size, in a periodic box, and the
-            softening are of ``"neural"`` alone; all others are of normals in log mass.
+            softening are of ``"neural"`` alone. All others have mass functions of their own and
+            take the defaults of `parameterisation` and `component_family`; those that
+            follow from a cosmology take this one.
     """
 
     num_cells: int
@@ -330,14 +339,17 @@ class PosteriorConfig:
         """
         log_mass_threshold = math.log(self.mass_threshold)
         if self.bias != "neural":
-            return build_single_rate(
-                self.bias,
-                log_mass_threshold,
-                num_cells=None if any_mesh else self.num_cells,
-                num_components=self.num_components,
-                margin=self.kernel_size // 2 if self.padding == "valid" else 0,
-                dtype=self.dtype,
-            )
+            options: dict[str, Any] = {
+                "num_cells": None if any_mesh else self.num_cells,
+                "margin": self.kernel_size // 2 if self.padding == "valid" else 0,
+                "dtype": self.dtype,
+            }
+            if self.bias in OF_PEAKS:
+                options["variance"] = mass_variance(self.cosmology, self.scale_factor)
+            if self.bias in MASS_RESOLVED:
+                return build_mass_resolved(self.bias, log_mass_threshold, **options)
+            options["num_components"] = self.num_components
+            return build_single_rate(self.bias, log_mass_threshold, **options)
         model = neural_bias_model(
             None if any_mesh else self.num_cells,
             log_mass_threshold=log_mass_threshold,

@@ -28,6 +28,8 @@ FLOORS = {
         "npe_tf.gadget",
         "npe_tf.grid",
         "npe_tf.mass_function",
+        "npe_tf.mass_variance",
+        "npe_tf.multiplicity",
         "npe_tf.parameters",
         "npe_tf.plot_style",
         "npe_tf.plots",
@@ -51,7 +53,13 @@ FLOORS = {
         "npe_tf.redshift_space",
         "npe_tf.survey",
     ],
-    3: ["npe_tf.gravity", "npe_tf.gravity.*", "npe_tf.initial_field", "npe_tf.likelihood"],
+    3: [
+        "npe_tf.gravity",
+        "npe_tf.gravity.*",
+        "npe_tf.initial_field",
+        "npe_tf.likelihood",
+        "npe_tf.peak_background",
+    ],
     4: ["npe_tf.environments", "npe_tf.posterior", "npe_tf.pretraining", "npe_tf.resimulation"],
     5: [
         "npe_tf.comparison",
@@ -98,6 +106,7 @@ SAME_FLOOR = [
 # Packages that only these modules may import from outside.
 ONLY_FROM = {
     "layers": [
+        "npe_tf.bias.mass_resolved",
         "npe_tf.bias.model",
         "npe_tf.bias.neural",
         "npe_tf.bias.standardised",
