@@ -15,18 +15,18 @@ the region have the mean r delta_0 and the variance S - r^2 S_0 at the variance 
     g = r^2 S / (S - r^2 S_0) + (1 - r^2) delta_c / (delta_c - r delta_0).
 
 For haloes far below the region's mass r is one, g is S / (S - S_0), and with f of Press & Schechter
-this is the conditional mass function of Bond et al. 1991 (ApJ 379, 440) and Lacey & Cole 1993 (MNRAS
-262, 627); with f of Sheth & Tormen 1999 it stands for that of Sheth & Tormen 2002 (MNRAS 329, 61),
-whose moving barrier is replaced by f as a function of nu. A voxel is no closed region: haloes
-heavier than it exist, spread over its neighbours. For those r = S / S_0 and g = delta_c / (delta_c -
-r delta_0): the rate of walks that first cross at S among those that pass delta_0 later, by Bayes'
-theorem. The covariance r S_0 goes smoothly from one limit to the other, and is below S for equal
-masses, whose regions overlap without being the same.
+this is the conditional mass function of Bond et al. 1991 (ApJ 379, 440) and Lacey & Cole 1993
+(MNRAS 262, 627); with f of Sheth & Tormen 1999 it stands for that of Sheth & Tormen 2002 (MNRAS
+329, 61), whose moving barrier is replaced by f as a function of nu. A voxel is no closed region:
+haloes heavier than it exist, spread over its neighbours. For those r = S / S_0 and g = delta_c /
+(delta_c - r delta_0): the rate of walks that first cross at S among those that pass delta_0 later,
+by Bayes' theorem. The covariance r S_0 goes smoothly from one limit to the other, and is below S
+for equal masses, whose regions overlap without being the same.
 
 Haloes far below the region's mass hold C times the mass of the voxel, all masses together. Five
-parameters: log C; a and p of f as in `npe_tf.bias.peak_background`; the log of M_e over 10^13 Msun/h; and the
-exponent e, 1 + delta standing for (1 + delta)^(1 + e) everywhere, since a model's density is not
-that of the haloes' simulation.
+parameters: log C; a and p of f as in `npe_tf.bias.peak_background`; the log of M_e over 10^13
+Msun/h; and the exponent e, 1 + delta standing for (1 + delta)^(1 + e) everywhere, since a model's
+density is not that of the haloes' simulation.
 """
 
 from __future__ import annotations
