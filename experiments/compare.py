@@ -23,7 +23,12 @@ from experiments import options
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("output", "runs/comparison", "Folder for the table and the numbers.")
-flags.DEFINE_list("models", options.BIASES, "Bias models to compare; --bias is not used.")
+flags.DEFINE_list(
+    "models",
+    options.BIASES,
+    "Bias models to compare; --bias is not used. A colon and a law of counts take that law instead "
+    "of --counts, as in neural:negative_binomial.",
+)
 flags.DEFINE_string("reference", "neyrinck", "Model that the others are compared with.")
 flags.DEFINE_enum(
     "density",
@@ -46,10 +51,16 @@ def _say(name: str, line: str) -> None:
 
 def main() -> None:
     """Fit, score, save and print."""
-    unknown = sorted(set(FLAGS.models) - set(options.BIASES))
-    if unknown or FLAGS.reference not in FLAGS.models:
+    laws = flags.FLAGS["counts"].parser.enum_values
+    parts = {name: name.partition(":") for name in FLAGS.models}
+    known = all(
+        bias in options.BIASES and (law in laws if colon else not law)
+        for bias, colon, law in parts.values()
+    )
+    if not known or FLAGS.reference not in FLAGS.models:
         raise ValueError(
-            f"Invalid value for argument `models`. Expected some of {options.BIASES}, the "
+            f"Invalid value for argument `models`. Expected some of {options.BIASES}, alone or "
+            f"followed by a colon and one of {list(laws)}, the "
             f"reference among them. Received: models={FLAGS.models}, reference={FLAGS.reference!r}"
         )
     if FLAGS.padding != "periodic" or FLAGS.completeness is not None:
@@ -72,10 +83,11 @@ def main() -> None:
     given = {"num_steps": FLAGS.num_steps, "num_polish": FLAGS.num_polish, "seed": FLAGS.seed}
     fits = []
     for name in FLAGS.models:
-        bias = dataclasses.replace(config, bias=name).build_bias()
-        fit = fit_model(
-            name, bias, posterior.likelihood, delta, num_starts=FLAGS.num_starts, **given
-        )
+        kind, _, law = parts[name]
+        own = dataclasses.replace(config, bias=kind, counts=law or config.counts)
+        bias = own.build_bias()
+        likelihood = own.likelihood_class(posterior.grid, catalogue, own.mass_threshold)
+        fit = fit_model(name, bias, likelihood, delta, num_starts=FLAGS.num_starts, **given)
         print(f"{name}: log L = {fit.log_likelihood:.1f}", flush=True)
         if FLAGS.held_out:
             held_out = score_held_out(
@@ -84,6 +96,7 @@ def main() -> None:
                 catalogue,
                 config.mass_threshold,
                 delta,
+                likelihood_class=own.likelihood_class,
                 num_starts=FLAGS.num_starts_held_out,
                 report=functools.partial(_say, name),
                 **given,

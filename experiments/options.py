@@ -115,6 +115,12 @@ def define_model_flags() -> None:
         BIASES,
         "Bias model: the paper's network, or one of those in docs/bias_models.md.",
     )
+    flags.DEFINE_enum(
+        "counts",
+        "poisson",
+        ["poisson", "negative_binomial", "negative_binomial_power"],
+        "Law of the number of haloes in a voxel; the others scatter more, as fitted.",
+    )
     flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
     flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
@@ -171,6 +177,7 @@ def config_from_flags(catalogue: Catalogue, dtype: str | None = None) -> Posteri
         component_family=FLAGS.component_family,
         dtype=dtype or FLAGS.dtype,
         bias=FLAGS.bias,
+        counts=FLAGS.counts,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from npe_tf.bias.counts import check_counts
 from npe_tf.bias.kinds import (
     KINDS,
     MASS_RESOLVED,
@@ -28,6 +29,7 @@ from npe_tf.gravity.pm import ParticleMesh
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from npe_tf.likelihood import PoissonLikelihood
+from npe_tf.negative_binomial import NegativeBinomialLikelihood
 from npe_tf.peak_background import mass_variance
 
 __all__ = ["GRAVITIES", "FieldPosterior", "PosteriorConfig"]
@@ -51,6 +53,7 @@ _LATER_FIELDS = (
     "observer",
     "light_cone",
     "bias",
+    "counts",
 )
 
 
@@ -229,6 +232,7 @@ class PosteriorConfig:
             softening are of ``"neural"`` alone. All others have mass functions of their own and
             take the defaults of `parameterisation` and `component_family`; those that
             follow from a cosmology take this one.
+        counts: law of the number of haloes in a voxel, one of `npe_tf.bias.counts.COUNTS`.
     """
 
     num_cells: int
@@ -252,6 +256,7 @@ class PosteriorConfig:
     observer: tuple[float, float, float] | None = None
     light_cone: bool = False
     bias: str = "neural"
+    counts: str = "poisson"
 
     def __post_init__(self) -> None:
         """Refuse a gravity or a bias model that is not there."""
@@ -260,6 +265,7 @@ class PosteriorConfig:
                 f"Invalid value for argument `bias`. Expected one of {KINDS}. Received: "
                 f"bias={self.bias!r}"
             )
+        check_counts(self.counts)
         mixture = (self.parameterisation, self.component_family)
         if self.bias != "neural" and mixture != ("log_mass", "normal"):
             raise ValueError(
@@ -294,7 +300,7 @@ class PosteriorConfig:
             The posterior.
         """
         grid = Grid(self.num_cells, catalogue.box_size)
-        likelihood = PoissonLikelihood(
+        likelihood = self.likelihood_class(
             grid,
             catalogue,
             self.mass_threshold,
@@ -309,6 +315,11 @@ class PosteriorConfig:
             likelihood,
             self.prior_scale,
         )
+
+    @property
+    def likelihood_class(self) -> type[PoissonLikelihood]:
+        """That of the law of counts."""
+        return PoissonLikelihood if self.counts == "poisson" else NegativeBinomialLikelihood
 
     def build_gravity(self, grid: Grid) -> ForwardModel:
         """The gravity model alone."""
@@ -342,6 +353,7 @@ class PosteriorConfig:
             options: dict[str, Any] = {
                 "num_cells": None if any_mesh else self.num_cells,
                 "margin": self.kernel_size // 2 if self.padding == "valid" else 0,
+                "counts": self.counts,
                 "dtype": self.dtype,
             }
             if self.bias in OF_PEAKS:
@@ -359,6 +371,7 @@ class PosteriorConfig:
             softening=self.softening,
             parameterisation=self.parameterisation,
             family=self.component_family,
+            counts=self.counts,
             dtype=self.dtype,
             seed=seed,
         )

@@ -52,6 +52,7 @@ def build_single_rate(
     num_cells: int | None = None,
     num_components: int = 2,
     margin: int = 0,
+    counts: str = "poisson",
     dtype: str = "float32",
 ) -> NeuralBias:
     """Build a model of one rate.
@@ -62,6 +63,7 @@ def build_single_rate(
         num_cells: side of the input mesh; `None` for any.
         num_components: of the mass distribution.
         margin: voxels to leave out on each side, for boxes that are not periodic.
+        counts: law of the number of haloes in a voxel, see `npe_tf.bias.counts`.
         dtype: ``"float32"`` or ``"float64"``.
 
     Returns:
@@ -81,7 +83,7 @@ def build_single_rate(
             f"tidal field is that of a periodic box. Received: margin={margin}"
         )
     layer = SINGLE_RATE[kind](log_mass_threshold, num_components, margin, name=kind, dtype=dtype)
-    return single_rate_bias(layer, num_cells)
+    return single_rate_bias(layer, num_cells, counts)
 
 
 def build_mass_resolved(
@@ -91,6 +93,7 @@ def build_mass_resolved(
     variance: MassVariance | None = None,
     num_cells: int | None = None,
     margin: int = 0,
+    counts: str = "poisson",
     dtype: str = "float32",
 ) -> NeuralBias:
     """Build a model whose masses follow the density.
@@ -102,6 +105,7 @@ def build_mass_resolved(
             `npe_tf.peak_background.mass_variance`.
         num_cells: side of the input mesh; `None` for any.
         margin: voxels to leave out on each side, for boxes that are not periodic.
+        counts: law of the number of haloes in a voxel, see `npe_tf.bias.counts`.
         dtype: ``"float32"`` or ``"float64"``.
 
     Returns:
@@ -126,4 +130,4 @@ def build_mass_resolved(
         )
     else:
         layer = OF_PEAKS[kind](log_mass_threshold, variance, **options)
-    return mass_resolved_bias(layer, num_cells)
+    return mass_resolved_bias(layer, num_cells, counts)

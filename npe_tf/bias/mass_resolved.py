@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from layers.hat_components import HatComponents
+from npe_tf.bias.counts import with_counts
 from npe_tf.bias.neural import NeuralBias
 from npe_tf.bias.single_rate import SOFTENING
 
@@ -140,16 +141,20 @@ class MassResolved(keras.layers.Layer):
         }
 
 
-def mass_resolved_bias(layer: MassResolved, num_cells: int | None = None) -> NeuralBias:
+def mass_resolved_bias(
+    layer: MassResolved, num_cells: int | None = None, counts: str = "poisson"
+) -> NeuralBias:
     """Wrap a layer as a bias model.
 
     Args:
         layer: mass-resolved.
         num_cells: side of the input mesh; `None` for any.
+        counts: law of the number of haloes in a voxel, see `npe_tf.bias.counts`.
 
     Returns:
-        The bias model, of hats, with the layer as `bias.model.layers[-1]`.
+        The bias model, of hats, with the layer as `bias.model.layers[1]`.
     """
     delta = keras.Input((num_cells,) * 3 + (1,), dtype=layer.dtype, name="delta")
-    model = keras.Model(delta, layer(delta), name=layer.name)
+    outputs = with_counts(layer(delta), counts, layer.dtype)
+    model = keras.Model(delta, outputs, name=layer.name)
     return NeuralBias(model, layer.log_mass_threshold, family=HatComponents())
