@@ -70,6 +70,9 @@ BIASES = [
     "power_law_by_mass",
 ]
 
+# As `npe_tf.bias.counts` has them.
+COUNTS = ["poisson", "negative_binomial", "negative_binomial_power"]
+
 _COSMOLOGY_HELP = {
     "Omega_m": "Matter density today, in units of the critical density.",
     "Omega_b": "Baryon density today.",
@@ -118,7 +121,7 @@ def define_model_flags() -> None:
     flags.DEFINE_enum(
         "counts",
         "poisson",
-        ["poisson", "negative_binomial", "negative_binomial_power"],
+        COUNTS,
         "Law of the number of haloes in a voxel; the others scatter more, as fitted.",
     )
     flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")

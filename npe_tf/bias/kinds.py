@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from npe_tf.bias.conditional import Conditional
 from npe_tf.bias.linear import Linear
 from npe_tf.bias.mass_resolved import MassResolved, mass_resolved_bias
@@ -119,7 +121,7 @@ def build_mass_resolved(
             f"Invalid value for argument `kind`. Expected one of {tuple(MASS_RESOLVED)}. Received: "
             f"kind={kind!r}"
         )
-    options = {"margin": margin, "name": kind, "dtype": dtype}
+    options: dict[str, Any] = {"margin": margin, "name": kind, "dtype": dtype}
     layer: MassResolved
     if kind not in OF_PEAKS:
         layer = MASS_RESOLVED[kind](log_mass_threshold, **options)
