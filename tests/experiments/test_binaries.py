@@ -407,9 +407,9 @@ def test_unexpected_arguments(tmp_path):
 def test_compare(folder, catalogue):
     output = folder / "comparison"
     arguments = [
-        f"--catalogue={catalogue}", "--grid=8", "--models=neyrinck,power_law,power_law:negative_binomial",
-        "--num_steps=20",
-        "--num_polish=20", "--num_starts=1", "--noheld_out", f"--output={output}",
+        f"--catalogue={catalogue}", "--grid=8", "--num_steps=20", "--num_polish=20",
+        "--models=neyrinck,power_law,power_law:negative_binomial", "--num_starts=1", "--noheld_out",
+        f"--output={output}",
     ]  # fmt: skip
     printed, complained = run("compare", *arguments)
     assert complained == ""
