@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Survey": ("observer", "angular_mask", "radial_selection", "completeness"),
     "Bias model": (
         "bias", "kernel_size", "num_components", "softening", "parameterisation",
-        "component_family",
+        "component_family", "counts",
     ),
     "Cosmology, where the catalogue's header does not state it": (
         "Omega_m", "Omega_b", "h", "sigma8", "n_s", "w0", "wa", "Omega_k", "T_cmb",

@@ -23,7 +23,12 @@ from experiments import options
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("output", "runs/comparison", "Folder for the table and the numbers.")
-flags.DEFINE_list("models", options.BIASES, "Bias models to compare; --bias is not used.")
+flags.DEFINE_list(
+    "models",
+    options.BIASES,
+    "Bias models to compare; --bias is not used. A colon and a law of counts take that law instead "
+    "of --counts, as in neural:negative_binomial.",
+)
 flags.DEFINE_string("reference", "neyrinck", "Model that the others are compared with.")
 flags.DEFINE_enum(
     "density",
@@ -36,6 +41,7 @@ flags.DEFINE_integer("num_steps", 300, "Steps of Adam for each start.")
 flags.DEFINE_integer("num_polish", 600, "Most L-BFGS iterations for each start.")
 flags.DEFINE_integer("num_starts", 2, "Random starts of each fit.")
 flags.DEFINE_integer("num_starts_held_out", 1, "The same for the fits without an octant.")
+flags.DEFINE_bool("jit", False, "Compile the fits with XLA: for large meshes; less memory.")
 flags.DEFINE_integer("seed", 0, "Of the starts.")
 options.define_model_flags()
 
@@ -46,10 +52,15 @@ def _say(name: str, line: str) -> None:
 
 def main() -> None:
     """Fit, score, save and print."""
-    unknown = sorted(set(FLAGS.models) - set(options.BIASES))
-    if unknown or FLAGS.reference not in FLAGS.models:
+    parts = {name: name.partition(":") for name in FLAGS.models}
+    known = all(
+        bias in options.BIASES and (law in options.COUNTS if colon else not law)
+        for bias, colon, law in parts.values()
+    )
+    if not known or FLAGS.reference not in FLAGS.models:
         raise ValueError(
-            f"Invalid value for argument `models`. Expected some of {options.BIASES}, the "
+            f"Invalid value for argument `models`. Expected some of {options.BIASES}, alone or "
+            f"followed by a colon and one of {options.COUNTS}, the "
             f"reference among them. Received: models={FLAGS.models}, reference={FLAGS.reference!r}"
         )
     if FLAGS.padding != "periodic" or FLAGS.completeness is not None:
@@ -72,9 +83,18 @@ def main() -> None:
     given = {"num_steps": FLAGS.num_steps, "num_polish": FLAGS.num_polish, "seed": FLAGS.seed}
     fits = []
     for name in FLAGS.models:
-        bias = dataclasses.replace(config, bias=name).build_bias()
+        kind, _, law = parts[name]
+        own = dataclasses.replace(config, bias=kind, counts=law or config.counts)
+        bias = own.build_bias()
+        likelihood = own.likelihood_class(posterior.grid, catalogue, own.mass_threshold)
         fit = fit_model(
-            name, bias, posterior.likelihood, delta, num_starts=FLAGS.num_starts, **given
+            name,
+            bias,
+            likelihood,
+            delta,
+            num_starts=FLAGS.num_starts,
+            jit_compile=FLAGS.jit,
+            **given,
         )
         print(f"{name}: log L = {fit.log_likelihood:.1f}", flush=True)
         if FLAGS.held_out:
@@ -84,7 +104,9 @@ def main() -> None:
                 catalogue,
                 config.mass_threshold,
                 delta,
+                likelihood_class=own.likelihood_class,
                 num_starts=FLAGS.num_starts_held_out,
+                jit_compile=FLAGS.jit,
                 report=functools.partial(_say, name),
                 **given,
             )

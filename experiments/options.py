@@ -59,7 +59,20 @@ __all__ = [
 ]
 
 # As `npe_tf.bias.kinds` has them, which would load TensorFlow.
-BIASES = ["neural", "neyrinck", "power_law", "linear", "second_order"]
+BIASES = [
+    "neural",
+    "neyrinck",
+    "power_law",
+    "linear",
+    "second_order",
+    "peak_background",
+    "peak_background_tinker",
+    "conditional",
+    "power_law_by_mass",
+]
+
+# As `npe_tf.bias.counts` has them.
+COUNTS = ["poisson", "negative_binomial", "negative_binomial_power"]
 
 _COSMOLOGY_HELP = {
     "Omega_m": "Matter density today, in units of the critical density.",
@@ -104,7 +117,13 @@ def define_model_flags() -> None:
         "bias",
         "neural",
         BIASES,
-        "Bias model: the paper's network, or a model of one rate of haloes by density.",
+        "Bias model: the paper's network, or one of those in docs/bias_models.md.",
+    )
+    flags.DEFINE_enum(
+        "counts",
+        "poisson",
+        COUNTS,
+        "Law of the number of haloes in a voxel; the others scatter more, as fitted.",
     )
     flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
@@ -162,6 +181,7 @@ def config_from_flags(catalogue: Catalogue, dtype: str | None = None) -> Posteri
         component_family=FLAGS.component_family,
         dtype=dtype or FLAGS.dtype,
         bias=FLAGS.bias,
+        counts=FLAGS.counts,
     )
 
 

@@ -10,6 +10,7 @@ from layers.components import (
     TaperedParetoComponents,
     component_family,
 )
+from layers.hat_components import HatComponents
 from layers.invariants import MultipolePower, MultipoleProduct
 from layers.mixture_density import MixtureDensity
 from layers.multipole import (
@@ -33,6 +34,7 @@ from layers.poisson_process import PoissonProcessLoss, points_by_cell
 __all__ = [
     "BasisReport",
     "ComponentFamily",
+    "HatComponents",
     "MixtureDensity",
     "MultipoleBasis",
     "MultipoleConv",

@@ -215,6 +215,7 @@ def score_held_out(
     delta: ArrayLike,
     *,
     parts: ArrayLike | None = None,
+    likelihood_class: type[PoissonLikelihood] = PoissonLikelihood,
     report: Callable[[str], None] | None = None,
     **options: Any,
 ) -> HeldOut:
@@ -229,6 +230,7 @@ def score_held_out(
         mass_threshold: smallest mass [Msun/h].
         delta: overdensity `[N, N, N]` of the whole box.
         parts: `[parts, N, N, N]`, true inside; the octants by default.
+        likelihood_class: that of the model's law of counts.
         report: called with a line after each part.
         **options: of `pretrain`.
 
@@ -251,7 +253,7 @@ def score_held_out(
     for number, mask in enumerate(masks, 1):
         hidden = mask.ravel()[voxels]
         seen, unseen = (
-            PoissonLikelihood(
+            likelihood_class(
                 grid,
                 Catalogue(selected.positions[kept], selected.mass[kept], selected.box_size),
                 mass_threshold,

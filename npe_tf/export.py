@@ -554,7 +554,15 @@ def export_bias(
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: if counts are not those of a Poisson process, which catalogues here are.
     """
+    if config.counts != "poisson":
+        raise ValueError(
+            "Invalid value for argument `config`. Expected counts='poisson'. Received: "
+            f"counts={config.counts!r}"
+        )
     bias = dataclasses.replace(config, dtype="float64").build_bias(any_mesh=True)
     cell_size = box_size / config.num_cells
     attributes = config.to_attributes()

@@ -273,7 +273,8 @@ def _drawn_mass(mass_function: HaloMassFunction, posterior: FieldPosterior, seed
     """Mass in haloes drawn from the mass functions of all voxels, `[N, N, N]` [Msun/h]."""
     likelihood = posterior.likelihood
     expected = np.asarray(likelihood.expected_counts(mass_function), dtype=np.float64)
-    counts = np.random.default_rng(seed).poisson(expected).ravel()
+    rng = np.random.default_rng(seed)
+    counts = likelihood.draw_counts(expected, mass_function, rng).ravel()
     voxels = np.repeat(np.arange(counts.size), counts)
     log_mass = mass_function.at(tf.constant(voxels, tf.int32)).sample(seed=(seed, 1))
     mass = np.bincount(voxels, np.exp(np.asarray(log_mass, dtype=np.float64)), counts.size)

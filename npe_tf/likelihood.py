@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.catalogue import Catalogue
 from npe_tf.grid import Grid
@@ -223,8 +223,37 @@ class PoissonLikelihood:
         of them in float32 is too coarse for a Metropolis test.
 
         Args:
-            mass_function: of batch shape `shape`.
+            mass_function: of batch shape `shape`, without a dispersion.
         """
+        if mass_function.dispersion is not None:
+            raise ValueError(
+                "Invalid value for argument `mass_function`. Expected one of a Poisson process. "
+                "Received: one with a dispersion, which takes a NegativeBinomialLikelihood"
+            )
+        found = self._log_intensities(mass_function)
+        return found - tf.reduce_sum(tf.cast(self.expected_counts(mass_function), tf.float64))
+
+    def draw_counts(
+        self,
+        expected: NDArray[np.float64],
+        mass_function: HaloMassFunction,
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Draw the number of haloes of each voxel.
+
+        Args:
+            expected: numbers, of shape `shape`; `expected_counts` of the mass function.
+            mass_function: of the voxels.
+            rng: source of random numbers.
+
+        Returns:
+            Of shape `shape`.
+        """
+        counts: NDArray[np.int64] = rng.poisson(expected)
+        return counts
+
+    def _log_intensities(self, mass_function: HaloMassFunction) -> Tensor:
+        """Sum over the haloes of the log of their intensity, completeness included."""
         if tuple(mass_function.batch_shape) != self.shape:
             raise ValueError(
                 f"Invalid value for argument `mass_function`. Expected batch shape {self.shape}. "
@@ -232,6 +261,4 @@ class PoissonLikelihood:
             )
         log_mass = tf.constant(self.log_masses, mass_function.dtype)
         at_haloes = mass_function.at(tf.constant(self.voxels, tf.int32)).log_intensity(log_mass)
-        found = tf.reduce_sum(tf.cast(at_haloes, tf.float64)) + self._log_completeness
-        expected = tf.reduce_sum(tf.cast(self.expected_counts(mass_function), tf.float64))
-        return found - expected
+        return tf.reduce_sum(tf.cast(at_haloes, tf.float64)) + self._log_completeness

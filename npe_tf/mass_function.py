@@ -42,6 +42,8 @@ class HaloMassFunction(tfp.distributions.Distribution):
         log_mass_threshold: log of the smallest mass [log of Msun/h].
         parameterisation: ``"log_mass"`` or, for normal components, ``"mass"``.
         family: of the components, ``"normal"``, ``"tapered_pareto"`` or a `ComponentFamily`.
+        dispersion: of the number of haloes in a voxel, `[2]`, see `npe_tf.bias.counts`; `None` for
+            a Poisson process. The distribution of masses does not know of it.
         validate_args: check `scale > 0` at run time.
         name: of the distribution.
 
@@ -57,6 +59,7 @@ class HaloMassFunction(tfp.distributions.Distribution):
         log_mass_threshold: float,
         parameterisation: str = "log_mass",
         family: str | ComponentFamily = "normal",
+        dispersion: Tensor | None = None,
         validate_args: bool = False,
         allow_nan_stats: bool = True,
         name: str = "HaloMassFunction",
@@ -71,6 +74,9 @@ class HaloMassFunction(tfp.distributions.Distribution):
             self._scale = tf.convert_to_tensor(scale, dtype)
             self._log_mass_threshold = tf.convert_to_tensor(log_mass_threshold, dtype)
             self._parameterisation = parameterisation
+            self._dispersion = None
+            if dispersion is not None:
+                self._dispersion = tf.convert_to_tensor(dispersion, dtype)
             super().__init__(
                 dtype=dtype,
                 reparameterization_type=tfd.NOT_REPARAMETERIZED,
@@ -110,6 +116,11 @@ class HaloMassFunction(tfp.distributions.Distribution):
         """What one component is."""
         return self._family
 
+    @property
+    def dispersion(self) -> Tensor | None:
+        """Log phi_1 and the power s, `[2]`; `None` for a Poisson process."""
+        return self._dispersion
+
     def at(self, indices: Tensor) -> HaloMassFunction:
         """The mass functions of chosen voxels.
 
@@ -131,6 +142,7 @@ class HaloMassFunction(tfp.distributions.Distribution):
             self._log_mass_threshold,
             self._parameterisation,
             self._family,
+            self._dispersion,
         )
 
     def log_intensity(self, log_mass: Tensor) -> Tensor:

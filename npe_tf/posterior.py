@@ -11,7 +11,14 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from npe_tf.bias.kinds import KINDS, build_single_rate
+from npe_tf.bias.counts import check_counts
+from npe_tf.bias.kinds import (
+    KINDS,
+    MASS_RESOLVED,
+    OF_PEAKS,
+    build_mass_resolved,
+    build_single_rate,
+)
 from npe_tf.bias.model import BiasModel
 from npe_tf.bias.neural import NeuralBias, neural_bias_model
 from npe_tf.catalogue import Catalogue
@@ -22,6 +29,8 @@ from npe_tf.gravity.pm import ParticleMesh
 from npe_tf.grid import Grid
 from npe_tf.initial_field import InitialField
 from npe_tf.likelihood import PoissonLikelihood
+from npe_tf.negative_binomial import NegativeBinomialLikelihood
+from npe_tf.peak_background import mass_variance
 
 __all__ = ["GRAVITIES", "FieldPosterior", "PosteriorConfig"]
 
@@ -44,6 +53,7 @@ _LATER_FIELDS = (
     "observer",
     "light_cone",
     "bias",
+    "counts",
 )
 
 
@@ -219,7 +229,10 @@ class PosteriorConfig:
         observer: three coordinates in the box [Mpc/h].
         light_cone: whether the haloes' epochs are those at which light left for the observer.
         bias: one of `npe_tf.bias.kinds.KINDS`. The kernel size, in a periodic box, and the
-            softening are of ``"neural"`` alone; all others are of normals in log mass.
+            softening are of ``"neural"`` alone. All others have mass functions of their own and
+            take the defaults of `parameterisation` and `component_family`; those that
+            follow from a cosmology take this one.
+        counts: law of the number of haloes in a voxel, one of `npe_tf.bias.counts.COUNTS`.
     """
 
     num_cells: int
@@ -243,6 +256,7 @@ class PosteriorConfig:
     observer: tuple[float, float, float] | None = None
     light_cone: bool = False
     bias: str = "neural"
+    counts: str = "poisson"
 
     def __post_init__(self) -> None:
         """Refuse a gravity or a bias model that is not there."""
@@ -251,6 +265,7 @@ class PosteriorConfig:
                 f"Invalid value for argument `bias`. Expected one of {KINDS}. Received: "
                 f"bias={self.bias!r}"
             )
+        check_counts(self.counts)
         mixture = (self.parameterisation, self.component_family)
         if self.bias != "neural" and mixture != ("log_mass", "normal"):
             raise ValueError(
@@ -285,7 +300,7 @@ class PosteriorConfig:
             The posterior.
         """
         grid = Grid(self.num_cells, catalogue.box_size)
-        likelihood = PoissonLikelihood(
+        likelihood = self.likelihood_class(
             grid,
             catalogue,
             self.mass_threshold,
@@ -300,6 +315,11 @@ class PosteriorConfig:
             likelihood,
             self.prior_scale,
         )
+
+    @property
+    def likelihood_class(self) -> type[PoissonLikelihood]:
+        """That of the law of counts."""
+        return PoissonLikelihood if self.counts == "poisson" else NegativeBinomialLikelihood
 
     def build_gravity(self, grid: Grid) -> ForwardModel:
         """The gravity model alone."""
@@ -330,14 +350,18 @@ class PosteriorConfig:
         """
         log_mass_threshold = math.log(self.mass_threshold)
         if self.bias != "neural":
-            return build_single_rate(
-                self.bias,
-                log_mass_threshold,
-                num_cells=None if any_mesh else self.num_cells,
-                num_components=self.num_components,
-                margin=self.kernel_size // 2 if self.padding == "valid" else 0,
-                dtype=self.dtype,
-            )
+            options: dict[str, Any] = {
+                "num_cells": None if any_mesh else self.num_cells,
+                "margin": self.kernel_size // 2 if self.padding == "valid" else 0,
+                "counts": self.counts,
+                "dtype": self.dtype,
+            }
+            if self.bias in OF_PEAKS:
+                options["variance"] = mass_variance(self.cosmology, self.scale_factor)
+            if self.bias in MASS_RESOLVED:
+                return build_mass_resolved(self.bias, log_mass_threshold, **options)
+            options["num_components"] = self.num_components
+            return build_single_rate(self.bias, log_mass_threshold, **options)
         model = neural_bias_model(
             None if any_mesh else self.num_cells,
             log_mass_threshold=log_mass_threshold,
@@ -347,6 +371,7 @@ class PosteriorConfig:
             softening=self.softening,
             parameterisation=self.parameterisation,
             family=self.component_family,
+            counts=self.counts,
             dtype=self.dtype,
             seed=seed,
         )

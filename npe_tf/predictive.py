@@ -192,7 +192,7 @@ class MockSampler:
 
     def haloes(self, rng: np.random.Generator) -> Haloes:
         """Draw how many haloes of which mass are in which voxel."""
-        counts = rng.poisson(self.rate).ravel()
+        counts = self.likelihood.draw_counts(self.rate, self.mass_function, rng).ravel()
         voxels = np.repeat(np.arange(counts.size), counts)
         return Haloes(voxels, self.log_masses(voxels, rng))
 

@@ -30,6 +30,8 @@ FLOORS = {
         "npe_tf.gadget",
         "npe_tf.grid",
         "npe_tf.mass_function",
+        "npe_tf.mass_variance",
+        "npe_tf.multiplicity",
         "npe_tf.parameters",
         "npe_tf.plot_style",
         "npe_tf.plots",
@@ -61,6 +63,8 @@ FLOORS = {
         "npe_tf.initial_field",
         "npe_tf.likelihood",
         "npe_tf.verdict",
+        "npe_tf.negative_binomial",
+        "npe_tf.peak_background",
     ],
     4: ["npe_tf.environments", "npe_tf.posterior", "npe_tf.pretraining", "npe_tf.resimulation"],
     5: [
@@ -111,6 +115,7 @@ SAME_FLOOR = [
     ("npe_tf.joint", "npe_tf.watched"),
     ("npe_tf.joint", "npe_tf.whitening"),
     ("npe_tf.mode_weights", "npe_tf.whitening"),
+    ("npe_tf.negative_binomial", "npe_tf.likelihood"),
     ("npe_tf.summary", "npe_tf.run"),
     ("npe_tf.summary", "npe_tf.weigh_runs"),
     ("npe_tf.weigh_runs", "npe_tf.joint"),
@@ -128,6 +133,7 @@ SAME_FLOOR = [
 # Packages that only these modules may import from outside.
 ONLY_FROM = {
     "layers": [
+        "npe_tf.bias.mass_resolved",
         "npe_tf.bias.model",
         "npe_tf.bias.neural",
         "npe_tf.bias.standardised",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from layers import MixtureDensity, MultipoleConv3D
 from layers.components import ComponentFamily, TaperedParetoComponents, component_family
 from layers.mixture_density import log_softplus
+from npe_tf.bias.counts import Dispersion, with_counts
 from npe_tf.mass_function import HaloMassFunction
 from npe_tf.parameters import FlatParameters
 
@@ -109,6 +110,7 @@ def neural_bias_model(
     softening: float = 0.1,
     parameterisation: str = "log_mass",
     family: str | ComponentFamily = "normal",
+    counts: str = "poisson",
     dtype: str = "float32",
     seed: int | None = None,
 ) -> keras.Model:
@@ -124,12 +126,14 @@ def neural_bias_model(
         parameterisation: with the family it sets where the components start, nothing else; see
             `HaloMassFunction`.
         family: of the components, see `HaloMassFunction`.
+        counts: law of the number of haloes in a voxel, see `npe_tf.bias.counts`.
         dtype: ``"float32"`` or ``"float64"``.
         seed: of the initial weights.
 
     Returns:
         A model from overdensity `[batch, N, N, N, 1]` to a dictionary of `log_amplitude`, `mean`
-        and `scale`, each `[batch, N', N', N', T]`.
+        and `scale`, each `[batch, N', N', N', T]`, and of `dispersion` `[batch, 2]` unless counts
+        are those of a Poisson process.
     """
     components = component_family(family, parameterisation)
     is_pareto = isinstance(components, TaperedParetoComponents)
@@ -156,7 +160,8 @@ def neural_bias_model(
         dtype=dtype,
         name="mixture_density",
     )(psi)
-    return keras.Model(delta, mixture, name="neural_bias")
+    outputs = with_counts(mixture, counts, dtype)
+    return keras.Model(delta, outputs, name="neural_bias")
 
 
 def psi_rises(theta: NDArray[np.floating[Any]], names: Sequence[str]) -> NDArray[np.bool_]:
@@ -199,7 +204,7 @@ class PapersNetwork:
     """The two layers of a network like the paper's.
 
     That is one `MultipoleConv3D` to one number psi per voxel, with a bias and a softplus, and a
-    `MixtureDensity`; before them there may be layers without weights.
+    `MixtureDensity`; before them there may be layers without weights, behind them a `Dispersion`.
 
     Args:
         model: the network.
@@ -216,7 +221,11 @@ class PapersNetwork:
     @classmethod
     def of(cls, model: Any) -> PapersNetwork | None:
         """Read a model; `None` if it is of another kind."""
-        weighty = [layer for layer in getattr(model, "layers", []) if layer.trainable_variables]
+        layers = getattr(model, "layers", [])
+        weighty = [layer for layer in layers if layer.trainable_variables]
+        # behind the network's own, in theta too
+        if weighty and isinstance(weighty[-1], Dispersion):
+            weighty = weighty[:-1]
         if not (
             len(weighty) == 2
             and isinstance(weighty[0], MultipoleConv3D)
@@ -269,7 +278,8 @@ class NeuralBias:
 
     Args:
         model: from overdensity `[batch, N, N, N, 1]` to a dictionary of `log_amplitude`, `mean`
-            and `scale`; `neural_bias_model` or any other.
+            and `scale`, and of `dispersion` where counts have one; `neural_bias_model` or any
+            other.
         log_mass_threshold: log of the smallest halo mass [log of Msun/h].
         parameterisation: how the mixture is read; see `HaloMassFunction`.
         family: of the components, see `HaloMassFunction`. It is not read off the model: a model
@@ -337,4 +347,5 @@ class NeuralBias:
             self.log_mass_threshold,
             self.parameterisation,
             self.family,
+            outputs["dispersion"][0] if "dispersion" in outputs else None,
         )

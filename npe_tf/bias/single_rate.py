@@ -27,6 +27,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from npe_tf.bias.counts import with_counts
 from npe_tf.bias.neural import NeuralBias, log_softplus
 
 __all__ = [
@@ -163,16 +164,20 @@ class SingleRate(keras.layers.Layer):
         }
 
 
-def single_rate_bias(layer: SingleRate, num_cells: int | None = None) -> NeuralBias:
+def single_rate_bias(
+    layer: SingleRate, num_cells: int | None = None, counts: str = "poisson"
+) -> NeuralBias:
     """Wrap a layer as a bias model.
 
     Args:
         layer: of one rate.
         num_cells: side of the input mesh; `None` for any.
+        counts: law of the number of haloes in a voxel, see `npe_tf.bias.counts`.
 
     Returns:
-        The bias model, with the layer as `bias.model.layers[-1]`.
+        The bias model, with the layer as `bias.model.layers[1]`.
     """
     delta = keras.Input((num_cells,) * 3 + (1,), dtype=layer.dtype, name="delta")
-    model = keras.Model(delta, layer(delta), name=layer.name)
+    outputs = with_counts(layer(delta), counts, layer.dtype)
+    model = keras.Model(delta, outputs, name=layer.name)
     return NeuralBias(model, layer.log_mass_threshold)

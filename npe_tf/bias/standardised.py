@@ -257,6 +257,22 @@ class StandardisedParameters:
         return np.concatenate(changes), np.concatenate(values)
 
 
+class _WithMore:
+    """The network's coordinates, and what theta has behind them as it is."""
+
+    def __init__(self, first: StandardisedParameters) -> None:
+        self.first = first
+
+    def theta(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+        theta, log_volume = self.first.theta(coordinates[: self.first.size])
+        return tf.concat([theta, coordinates[self.first.size :]], 0), log_volume
+
+    def coordinates(self, theta: ArrayLike) -> NDArray[np.float64]:
+        vector = np.asarray(theta, dtype=np.float64)
+        size = self.first.size
+        return np.concatenate([self.first.coordinates(vector[:size]), vector[size:]])
+
+
 def _upper_tail(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of the standard normal above z: log probability, hazard h(z), and h(z) - z."""
     negative, far = z < 0.0, z > _FAR
@@ -297,8 +313,8 @@ def parameter_coordinates(bias: BiasModel, delta: ArrayLike) -> ParameterCoordin
 
     Returns:
         Standardised parameters if the model is that of `neural_bias_model` (one softplus
-        convolution to one number per voxel, and a `MixtureDensity`), else the parameters as they
-        are.
+        convolution to one number per voxel, and a `MixtureDensity`), with a dispersion behind
+        them if it has one; else the parameters as they are.
     """
     network = PapersNetwork.of(bias.model)
     if network is None:
@@ -314,5 +330,8 @@ def parameter_coordinates(bias: BiasModel, delta: ArrayLike) -> ParameterCoordin
             math.log(math.expm1(mixture.initial_amplitude)),
             math.log(math.expm1(mixture.initial_width)),
         )
-    num_lines = (bias.parameters.size - num_shells - 1) // 2
-    return StandardisedParameters(table[chosen], num_lines, head)
+    num_lines = 3 * mixture.num_components
+    standardised = StandardisedParameters(table[chosen], num_lines, head)
+    if bias.parameters.size == standardised.size:
+        return standardised
+    return _WithMore(standardised)

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from experiments import options
 from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
 from npe_tf.gadget import read_initial_conditions
@@ -415,15 +416,17 @@ def test_unexpected_arguments(tmp_path):
 def test_compare(folder, catalogue):
     output = folder / "comparison"
     arguments = [
-        f"--catalogue={catalogue}", "--grid=8", "--models=neyrinck,power_law", "--num_steps=20",
-        "--num_polish=20", "--num_starts=1", "--noheld_out", f"--output={output}",
+        f"--catalogue={catalogue}", "--grid=8", "--num_steps=20", "--num_polish=20",
+        "--models=neyrinck,power_law,power_law:negative_binomial", "--num_starts=1", "--noheld_out",
+        f"--output={output}",
     ]  # fmt: skip
     printed, complained = run("compare", *arguments)
     assert complained == ""
     assert (output / "comparison.md").read_text() in printed
     numbers = json.loads((output / "comparison.json").read_text())
-    assert [model["name"] for model in numbers["models"]] == ["neyrinck", "power_law"]
-    assert [model["num_parameters"] for model in numbers["models"]] == [9, 7]
+    names = ["neyrinck", "power_law", "power_law:negative_binomial"]
+    assert [model["name"] for model in numbers["models"]] == names
+    assert [model["num_parameters"] for model in numbers["models"]] == [9, 7, 8]
     assert numbers["models"][0]["gain"] == 0.0
     _, complained = run("compare", *arguments, "--reference=linear", status=2)
     assert "argument `models`" in complained
@@ -431,7 +434,27 @@ def test_compare(folder, catalogue):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["joint", "gibbs"])
-@pytest.mark.parametrize("bias", ["neyrinck", "power_law", "linear", "second_order"])
+def test_infer_with_a_dispersion(folder, catalogue, scheme):
+    output = folder / f"dispersion_{scheme}"
+    arguments = [
+        f"--catalogue={catalogue}", "--grid=8", "--counts=negative_binomial", f"--scheme={scheme}",
+        "--num_warmup=10", "--num_samples=4", "--num_chains=1", "--num_processes=1",
+        f"--output={output}",
+    ]  # fmt: skip
+    printed, complained = run("infer", *arguments)
+    assert complained == ""
+    assert "18 parameters" in printed
+    with h5py.File(output / "chain.h5") as file:
+        theta = file["chain/theta"][()]
+        assert theta.shape[-1] == 18
+        assert np.all(np.isfinite(theta))
+        assert np.ptp(theta[..., -1]) > 0
+        assert file.attrs["counts"] == "negative_binomial"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["joint", "gibbs"])
+@pytest.mark.parametrize("bias", [bias for bias in options.BIASES if bias != "neural"])
 def test_infer_with_every_bias_model(folder, catalogue, bias, scheme):
     output = folder / f"{bias}_{scheme}"
     arguments = [

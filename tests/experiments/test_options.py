@@ -6,6 +6,7 @@ from absl import flags
 from experiments import infer  # noqa: F401  (defines the flags)
 from experiments.options import ProgressLine
 from layers.components import FAMILIES, PARAMETERISATIONS
+from npe_tf.bias.counts import COUNTS
 from npe_tf.bias.kinds import KINDS
 from npe_tf.cosmology import Cosmology
 
@@ -65,6 +66,7 @@ def test_flags_offer_what_the_layers_have():
     assert tuple(flags.FLAGS["component_family"].parser.enum_values) == FAMILIES
     assert tuple(flags.FLAGS["parameterisation"].parser.enum_values) == PARAMETERISATIONS
     assert tuple(flags.FLAGS["bias"].parser.enum_values) == KINDS
+    assert tuple(flags.FLAGS["counts"].parser.enum_values) == COUNTS
 
 
 def test_flags_offer_the_parameters_of_the_cosmology():

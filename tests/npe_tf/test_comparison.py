@@ -8,7 +8,9 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.comparison import Comparison, HeldOut, ModelFit, octants, score_held_out, table
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
+from npe_tf.negative_binomial import NegativeBinomialLikelihood
 from npe_tf.posterior import PosteriorConfig
+from npe_tf.pretraining import pretrain
 
 THRESHOLD = 2e12
 GRID = Grid(8, 100.0)
@@ -21,8 +23,9 @@ def fit(name="neyrinck", log_likelihood=-100.0, size=3, held_out=None):
     return ModelFit(name, log_likelihood, (0.5,) * size, names, 50, held_out)
 
 
-def build(kind="power_law"):
-    return PosteriorConfig(GRID.num_cells, THRESHOLD, bias=kind, dtype="float64").build_bias()
+def build(kind="power_law", counts="poisson"):
+    options = {"bias": kind, "counts": counts, "dtype": "float64"}
+    return PosteriorConfig(GRID.num_cells, THRESHOLD, **options).build_bias()
 
 
 def haloes(seed=4):
@@ -50,9 +53,15 @@ def test_octants_share_the_mesh_among_them():
         octants(5)
 
 
-def test_likelihoods_of_the_parts_add_up_to_that_of_the_box(monkeypatch):
-    """A Poisson process is independent from part to part, once the parameters are given."""
+@pytest.mark.parametrize(
+    ("counts", "likelihood_class"),
+    [("poisson", PoissonLikelihood), ("negative_binomial_power", NegativeBinomialLikelihood)],
+)
+def test_likelihoods_of_the_parts_add_up_to_that_of_the_box(monkeypatch, counts, likelihood_class):
+    """Voxels are independent once the parameters are given."""
     catalogue, theta = haloes()
+    bias = build(counts=counts)
+    theta = np.append(theta, [0.4, -0.3][: bias.parameters.size - theta.size])
     seen = []
 
     def fixed(bias, likelihood, delta, **options):
@@ -60,9 +69,11 @@ def test_likelihoods_of_the_parts_add_up_to_that_of_the_box(monkeypatch):
         return type("Fitted", (), {"theta": theta})
 
     monkeypatch.setattr("npe_tf.comparison.pretrain", fixed)
-    found = score_held_out(build(), GRID, catalogue, THRESHOLD, DELTA)
-    whole = PoissonLikelihood(GRID, catalogue, THRESHOLD)
-    expected = float(whole(build().mass_function(tf.constant(DELTA), tf.constant(theta))))
+    found = score_held_out(
+        bias, GRID, catalogue, THRESHOLD, DELTA, likelihood_class=likelihood_class
+    )
+    whole = likelihood_class(GRID, catalogue, THRESHOLD)
+    expected = float(whole(bias.mass_function(tf.constant(DELTA), tf.constant(theta))))
     np.testing.assert_allclose(sum(found.log_likelihood), expected, rtol=1e-10)
     assert sum(found.num_haloes) == len(catalogue)
     assert [a + b for a, b in zip(seen, found.num_haloes, strict=True)] == [len(catalogue)] * 8
@@ -101,6 +112,18 @@ def test_the_true_model_wins_on_hidden_haloes():
         for kind in ("power_law", "linear")
     )
     assert power_law.gain(linear)[0] > 1.0
+
+
+def test_a_compiled_fit_is_the_same_fit():
+    catalogue, _ = haloes()
+    likelihood = PoissonLikelihood(GRID, catalogue, THRESHOLD)
+    plain, compiled = (
+        pretrain(
+            build(), likelihood, DELTA, num_steps=0, num_polish=60, num_starts=1, jit_compile=jit
+        )
+        for jit in (False, True)
+    )
+    np.testing.assert_allclose(compiled.log_likelihood, plain.log_likelihood, atol=0.1)
 
 
 def test_parts_of_another_mesh_are_refused():
