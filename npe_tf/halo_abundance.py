@@ -31,6 +31,7 @@ FITS = ("sheth_tormen", "warren", "tinker")
 _COLLAPSE = 1.686
 _WAVENUMBERS = np.geomspace(1e-5, 1e3, 6000)
 _HEAVIEST = 1e17
+_NODES = 40
 
 
 def mass_variance(
@@ -124,7 +125,8 @@ def expected_haloes(
     """Expected haloes in bins of mass.
 
     Args:
-        mass_edges: rising, `[B + 1]` [Msun/h]; infinity as the last has no upper edge.
+        mass_edges: rising, `[B + 1]` [Msun/h]; infinity as the last stands for no upper edge. From
+            1e17 on there are none.
         volume: [(Mpc/h)^3].
         cosmology: see `halo_abundance`.
         scale_factor: epoch.
@@ -137,6 +139,12 @@ def expected_haloes(
         ValueError: if an edge is not in range or there is no such fit.
     """
     edges = np.minimum(np.asarray(mass_edges, dtype=np.float64), _HEAVIEST)
-    log_mass = np.linspace(np.log(edges[:-1]), np.log(edges[1:]), 65, axis=1)
-    found = halo_abundance(np.exp(log_mass.ravel()), cosmology, scale_factor, fit)
-    return np.asarray(volume * np.trapezoid(found.reshape(log_mass.shape), log_mass, axis=1))
+    # Gauss and Legendre's nodes and weights
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    low, high = np.log(edges[:-1, np.newaxis]), np.log(edges[1:, np.newaxis])
+    log_mass = 0.5 * (low + high + (high - low) * nodes)
+    # the exponential may round the heaviest up
+    mass = np.minimum(np.exp(log_mass.ravel()), _HEAVIEST)
+    found = halo_abundance(mass, cosmology, scale_factor, fit)
+    width = 0.5 * (high - low)[:, 0]
+    return np.asarray(volume * width * (found.reshape(log_mass.shape) @ weights))
