@@ -113,11 +113,11 @@ _NBODY = (
 )
 _SHARED = ("grid", "scale_factor", "redshift_space", *options.COSMOLOGY)
 
-# most memory of the process, measured at 32^3 to 128^3 cells or particles: what the libraries take,
-# and of every cell (Zel'dovich) or particle (two cells of the force mesh a side)
-_LIBRARIES = 0.7 * 2**30
-_BYTES_PER_CELL = 600
-_BYTES_PER_PARTICLE = 1200
+# most memory of the process, measured at 64^3 and 128^3 cells or particles: of the libraries, of a
+# cell (Zel'dovich), and of a particle with eight cells of the force mesh
+_LIBRARIES = 0.85 * 2**30
+_BYTES_PER_CELL = 270
+_BYTES_PER_PARTICLE = 1100
 
 
 def _refuse_foreign(foreign: tuple[str, ...], mode: str) -> None:
