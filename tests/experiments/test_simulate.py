@@ -124,6 +124,7 @@ def test_mocks_are_made_kept_and_not_overwritten(tmp_path):
     assert taken[0] == 2 and "which is a folder" in taken[2]
 
 
+@pytest.mark.slow
 def test_the_model_of_a_run_and_of_fitted_parameters(tmp_path):
     write_run(tmp_path)
     run = ["--mode=model", f"--run={tmp_path}"]

@@ -191,6 +191,7 @@ def test_too_many_haloes_are_refused(model, theta):
         draw_mock(CONFIG, model, theta, seed(0), max_haloes=10.0)
 
 
+@pytest.mark.slow
 def test_a_simulated_mock(tmp_path):
     config = NBodyConfig(16, 24.0, 8, num_steps=4, min_particles=5)
     mock = simulate_mock(config, seed(1))
