@@ -50,6 +50,7 @@ __all__ = [
     "fields_of",
     "import_tensorflow_quietly",
     "notes_of",
+    "observer_from_flags",
     "read_catalogue",
     "read_completeness",
     "read_density",
@@ -87,9 +88,10 @@ _COSMOLOGY_HELP = {
 }
 
 
-def define_model_flags() -> None:
-    """Define the flags that describe the data and the model."""
-    define_data_flags()
+def define_model_flags(data: bool = True) -> None:
+    """Define the flags that describe the model, and the data if there are any."""
+    if data:
+        define_data_flags()
     flags.DEFINE_integer("grid", 32, "Cells along each side of the mesh; even.", lower_bound=4)
     flags.register_validator("grid", lambda n: n % 2 == 0, "expected an even number of cells")
     flags.DEFINE_float("mass_threshold", 2e12, "Smallest halo mass used [Msun/h].")
@@ -154,12 +156,14 @@ def define_model_flags() -> None:
         flags.DEFINE_float(name, getattr(Cosmology(), name), _COSMOLOGY_HELP[name])
 
 
-def config_from_flags(catalogue: Catalogue, dtype: str | None = None) -> PosteriorConfig:
+def config_from_flags(catalogue: Catalogue | None, dtype: str | None = None) -> PosteriorConfig:
     """The model that the flags describe, and the catalogue's header where they are silent."""
     from npe_tf.posterior import PosteriorConfig
 
-    parameters, _ = parameters_of(catalogue)
-
+    if catalogue is None:
+        parameters = {name: getattr(FLAGS, name) for name in ("scale_factor", *COSMOLOGY)}
+    else:
+        parameters, _ = parameters_of(catalogue)
     return PosteriorConfig(
         num_cells=FLAGS.grid,
         mass_threshold=FLAGS.mass_threshold,
@@ -169,7 +173,7 @@ def config_from_flags(catalogue: Catalogue, dtype: str | None = None) -> Posteri
         pm_steps=FLAGS.pm_steps,
         pm_force_factor=FLAGS.pm_force_factor,
         redshift_space=FLAGS.redshift_space,
-        observer=_observer(),
+        observer=observer_from_flags(),
         light_cone=FLAGS.light_cone,
         supersampling=FLAGS.supersampling,
         mass_assignment=FLAGS.mass_assignment,
@@ -222,7 +226,7 @@ def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
     """Read the completeness field, or make it of the window of a survey, if there is one."""
     window = (FLAGS.angular_mask, FLAGS.radial_selection)
     if window != (None, None):
-        observer = _observer()
+        observer = observer_from_flags()
         if FLAGS.completeness is not None or observer is None:
             raise ValueError(
                 "Invalid value for argument `observer`. Expected --observer, and no "
@@ -259,7 +263,8 @@ def _survey_window(box_size: float, observer: tuple[float, float, float]) -> np.
     return completeness(Grid(FLAGS.grid, box_size), observer, mask, radial)
 
 
-def _observer() -> tuple[float, float, float] | None:
+def observer_from_flags() -> tuple[float, float, float] | None:
+    """Position of the observer [Mpc/h], if there is one."""
     if FLAGS.observer is None:
         return None
     try:

@@ -72,7 +72,7 @@ def plan(
     sweeps = seconds * gradients * rounds * settings.num_sweeps
     fits = ""
     if isinstance(settings, JointSettings):
-        long = _duration(seconds * _WARMUP_GRADIENTS * rounds)
+        long = duration(seconds * _WARMUP_GRADIENTS * rounds)
         fits = f", and {long} more or less for the fits of the parameters in the warm-up"
     yield (
         f"memory: about {(_peak_bytes() + _COMPILED_BYTES) / 2**30:.2g} GiB for each of "
@@ -84,7 +84,7 @@ def plan(
         f"time: {1e3 * seconds:.3g} ms for a gradient, {gradients} gradients for a sweep of a "
         f"chain, {settings.num_sweeps} sweeps of {settings.num_chains} chains in {num_processes} "
         f"process{'es' if num_processes > 1 else ''} on {cores} core{'s' if cores > 1 else ''}: "
-        f"about {_duration(sweeps)}{fits}"
+        f"about {duration(sweeps)}{fits}"
     )
     yield "dry run: nothing was written; without --dry_run it starts"
 
@@ -147,7 +147,8 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in a unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -343,7 +343,14 @@ class Catalogue:
             )
         return catalogue
 
-    def write_hdf5(self, path: FilePath, *, fields: Mapping[str, ArrayLike] | None = None) -> None:
+    def write_hdf5(
+        self,
+        path: FilePath,
+        *,
+        fields: Mapping[str, ArrayLike] | None = None,
+        datasets: Mapping[str, ArrayLike] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the catalogue so that `read_hdf5` and `read_fields` can read it.
 
         The file is written under a temporary name in the same folder, synchronised to the disk and
@@ -352,12 +359,23 @@ class Catalogue:
         Args:
             path: the file; replaced if it exists.
             fields: overdensities `[N, N, N]` by name, out of `FIELDS`.
+            datasets: other arrays by their path in the file, which readers leave alone.
+            attributes: of the root group, besides those of the layout.
 
         Raises:
             FileNotFoundError: if the folder does not exist.
-            ValueError: if a field has another name or is not a finite cube.
+            ValueError: if a field has another name or is not a finite cube, or a dataset or an
+                attribute has a name of the layout.
         """
         cubes = {name: _cube(name, value) for name, value in (fields or {}).items()}
+        others, stated = dict(datasets or {}), dict(attributes or {})
+        taken = {_POSITION, _MASS, *(f"fields/{name}" for name in FIELDS)} & set(others)
+        taken |= {*self.header, _BOX_SIZE, _PERIODIC, "lengths", "masses"} & set(stated)
+        if taken:
+            raise ValueError(
+                f"Invalid value for argument `{'datasets' if taken & set(others) else 'attributes'}"
+                f"`. Expected names that the layout does not use. Received: {sorted(taken)}"
+            )
         target = Path(path)
         if not target.parent.is_dir():
             raise FileNotFoundError(
@@ -369,6 +387,7 @@ class Catalogue:
             with h5py.File(temporary, "w") as file:
                 file.attrs.update(
                     {
+                        **stated,
                         **self.header,
                         _BOX_SIZE: self.box_size,
                         "lengths": "Mpc/h",
@@ -381,6 +400,8 @@ class Catalogue:
                 file[_MASS] = self.mass
                 for name, cube in cubes.items():
                     file[f"fields/{name}"] = cube
+                for name, values in others.items():
+                    file[name] = values
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             os.replace(temporary, target)

@@ -178,16 +178,20 @@ class ParticleMesh(ForwardModel):
         )
         return interpolate(field, positions, self.force_assignment)
 
+    def _step(self, step: Tensor, displacement: Tensor, velocity: Tensor) -> tuple[Any, Any]:
+        """One row of the steps; displacements and velocities `[3, P]` [cells of the force mesh]."""
+        half, alpha, kick = tf.unstack(step)
+        displacement += half * velocity
+        velocity = alpha * velocity + kick * self._force(displacement)
+        return displacement + half * velocity, velocity
+
     def _evolve(self, displacement: Tensor, velocity: Tensor, steps: Tensor) -> tuple[Any, Any]:
         """All steps; displacements and velocities `[3, P]` [cells of the force mesh]."""
 
         @tf.custom_gradient
         def run(start: Tensor, start_velocity: Tensor, steps: Tensor) -> Any:
             def forward(n: Tensor, s: Tensor, v: Tensor) -> Any:
-                half, alpha, kick = tf.unstack(steps[n])
-                s += half * v
-                v = alpha * v + kick * self._force(s)
-                return n + 1, s + half * v, v
+                return n + 1, *self._step(steps[n], s, v)
 
             _, end, end_velocity = tf.while_loop(
                 lambda n, *_: n < self.num_steps,

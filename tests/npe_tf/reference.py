@@ -116,3 +116,21 @@ def neural_bias(delta, theta, log_threshold, softening, sigma_init, margin):
             [softplus(sigma + sigma_init) for sigma in (sigma_0, sigma_1)],
         ]
     return outputs
+
+
+def friends_of_friends(positions, box_size, length):
+    """Smallest index of each particle's group [P]; every pair is looked at."""
+    parent = list(range(len(positions)))
+
+    def root(particle):
+        while parent[particle] != particle:
+            particle = parent[particle]
+        return particle
+
+    for one, other in itertools.combinations(range(len(positions)), 2):
+        apart = np.abs(positions[one] - positions[other])
+        apart = np.minimum(apart, box_size - apart)
+        if math.sqrt(np.sum(apart**2)) <= length:
+            low, high = sorted((root(one), root(other)))
+            parent[high] = low
+    return [root(particle) for particle in range(len(positions))]

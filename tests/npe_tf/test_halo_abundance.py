@@ -1,0 +1,110 @@
+"""Mass functions against quadrature, the fraction of mass in haloes, and the shipped simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, interpolate, special
+
+from npe_tf.cosmology import Cosmology
+from npe_tf.datasets import load_nbody_box
+from npe_tf.gadget import CRITICAL_DENSITY
+from npe_tf.halo_abundance import FITS, expected_haloes, halo_abundance, mass_variance
+from npe_tf.power import linear_power
+
+COSMOLOGY = Cosmology()
+DENSITY = CRITICAL_DENSITY * COSMOLOGY.Omega_m
+
+
+def test_the_variance_at_8_mpc_is_sigma8():
+    sigma, _ = mass_variance([4 / 3 * np.pi * 8.0**3 * DENSITY], COSMOLOGY)
+    assert sigma[0] == pytest.approx(0.81, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale_factor", [1.0, 0.5])
+def test_the_variance_is_that_of_quadrature(scale_factor):
+    masses = np.array([1e10, 1e12, 1e14])
+    found, slope = mass_variance(masses, COSMOLOGY, scale_factor)
+    growth = float(COSMOLOGY.growth_factor(scale_factor))
+    log_k = np.linspace(math.log(1e-4), math.log(300.0), 3000)
+    log_power = interpolate.CubicSpline(log_k, np.log(linear_power(np.exp(log_k), COSMOLOGY)))
+
+    def sigma(mass):
+        radius = (3 * mass / (4 * math.pi * DENSITY)) ** (1 / 3)
+
+        def integrand(log_k):
+            x = math.exp(log_k) * radius
+            window = 3 * special.spherical_jn(1, x) / x
+            power = math.exp(log_power(log_k))
+            return math.exp(3 * log_k) * power * window**2 / (2 * math.pi**2)
+
+        pieces = np.linspace(math.log(1e-4), math.log(30 / radius), 9)
+        total = sum(
+            integrate.quad(integrand, a, b, epsrel=1e-5)[0]
+            for a, b in zip(pieces[:-1], pieces[1:], strict=True)
+        )
+        return growth * math.sqrt(total)
+
+    # beyond 30 / radius little is left
+    np.testing.assert_allclose(found, [sigma(m) for m in masses], rtol=2e-3)
+    step = 1e-3
+    up, down = (mass_variance(masses * math.exp(s), COSMOLOGY, scale_factor)[0] for s in
+                (step, -step))  # fmt: skip
+    np.testing.assert_allclose(slope, np.log(up / down) / (2 * step), rtol=1e-4)
+
+
+def test_the_mass_in_haloes_is_that_of_the_closed_form():
+    """Of Sheth & Tormen above a mass: incomplete gamma functions of nu."""
+    low = 1e11
+    mass = np.geomspace(low, 1e17, 600)
+    found = halo_abundance(mass, COSMOLOGY)
+    share = integrate.simpson(found * mass / DENSITY, x=np.log(mass))
+    nu = 0.707 * (1.686 / mass_variance([low], COSMOLOGY)[0][0]) ** 2
+
+    def upper(s):
+        return special.gamma(s) * special.gammaincc(s, nu / 2)
+
+    expected = 0.3222 / math.sqrt(math.pi) * (upper(0.5) + 2**-0.3 * upper(0.2))
+    assert share == pytest.approx(expected, rel=1e-4)
+    nu = 0.0
+    all_of_it = 0.3222 / math.sqrt(math.pi) * (upper(0.5) + 2**-0.3 * upper(0.2))
+    assert all_of_it == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_shipped_simulation_is_near(fit):
+    box = load_nbody_box()
+    edges = np.geomspace(5e12, 3e14, 7)
+    counts = np.histogram(box.catalogue.mass, edges)[0]
+    ratio = counts / expected_haloes(edges, box.box_size**3, COSMOLOGY, fit=fit)
+    assert (np.abs(ratio - 1) < 0.3).all(), ratio
+
+
+def test_counts_are_integrals():
+    edges = [1e13, 1e14, np.inf]
+    found = expected_haloes(edges, 1e6, COSMOLOGY, 0.7, "tinker")
+    for low, high, value in ((1e13, 1e14, found[0]), (1e14, 1e16, found[1])):
+        mass = np.geomspace(low, high, 301)
+        density = halo_abundance(mass, COSMOLOGY, 0.7, "tinker")
+        assert value == pytest.approx(1e6 * integrate.simpson(density, x=np.log(mass)), rel=1e-3)
+
+
+def test_there_are_fewer_haloes_at_earlier_times_and_the_more_massive_are_the_rarer():
+    for fit in ("sheth_tormen", "tinker"):
+        now, then = (halo_abundance([1e12, 1e14], COSMOLOGY, a, fit) for a in (1.0, 0.5))
+        assert then[1] < 0.5 * now[1] and now[1] < 0.02 * now[0]
+
+
+@pytest.mark.parametrize("mass", [[0.0], [1e30], [np.nan], 1e12])
+def test_masses_out_of_range(mass):
+    with pytest.raises(ValueError, match="`mass`"):
+        halo_abundance(mass, COSMOLOGY)
+
+
+def test_none_are_expected_above_the_heaviest():
+    assert expected_haloes([1e18, np.inf], 1e6, COSMOLOGY)[0] == 0.0
+
+
+def test_an_unknown_fit():
+    with pytest.raises(ValueError, match="`fit`.*warren"):
+        halo_abundance([1e12], COSMOLOGY, fit="press_schechter")
