@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL = 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak check bench clean
+.PHONY: help demo test test-all soak check docs bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -53,6 +53,15 @@ check: $(STAMP)  ## ruff, mypy and the import floors
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_import_floors.py
+
+# the theme's advertisement of its successor is no warning of ours
+docs: $(VENV)/.docs  ## the documentation site, in build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "build/site/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 bench: $(STAMP)  ## speed and accuracy against other codes
 	$(PY) -m pip install --quiet --editable '.[bench]'
