@@ -23,6 +23,7 @@ from typing import Any
 from absl import flags
 
 from experiments import options
+from experiments.plan import plan, require_memory
 
 FLAGS = flags.FLAGS
 
@@ -141,6 +142,7 @@ def _settings(scheme: Any) -> Any:
 
 def main() -> None:
     """Run or go on."""
+    require_memory(FLAGS.grid, FLAGS.dtype)
     catalogue = options.read_catalogue()
     completeness = options.read_completeness(catalogue.box_size)
     options.import_tensorflow_quietly()
@@ -182,8 +184,6 @@ def main() -> None:
     line.say(options.data_summary(catalogue, posterior))
 
     if FLAGS.dry_run:
-        from experiments.plan import plan
-
         for text in plan(catalogue, posterior, settings, FLAGS.output, constants, num_processes):
             line.say(text)
         return

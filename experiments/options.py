@@ -105,7 +105,12 @@ def define_model_flags() -> None:
         BIASES,
         "Bias model: the paper's network, or a model of one rate of haloes by density.",
     )
-    flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
+    flags.DEFINE_float(
+        "scale_factor", 1.0, "Epoch, 1 / (1 + redshift), of the catalogue, if the file is silent."
+    )
+    flags.register_validator(
+        "scale_factor", lambda a: 0 < a <= 1, "expected 1 / (1 + redshift), from 0 to 1"
+    )
     flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
     flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
     flags.DEFINE_integer("num_components", 2, "Components of the halo mass function.")
@@ -213,8 +218,14 @@ def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
         return None
     if not os.path.isfile(FLAGS.completeness):
         raise FileNotFoundError(f"There is no completeness field at {FLAGS.completeness!r}")
-    field: np.ndarray[Any, Any] = np.load(FLAGS.completeness, allow_pickle=False)
-    return field
+    try:
+        field: np.ndarray[Any, Any] = np.lib.format.open_memmap(FLAGS.completeness, mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(
+            "Invalid value for argument `completeness`. Expected a NumPy file, as numpy.save "
+            f"writes it. Received: {FLAGS.completeness!r} ({error})"
+        ) from error
+    return np.array(field)
 
 
 def _survey_window(box_size: float, observer: tuple[float, float, float]) -> np.ndarray[Any, Any]:
@@ -326,8 +337,6 @@ def run_main(main: Callable[[], None]) -> None:
     """Run a binary; an input error is one clear line and exit status 2, not a traceback."""
 
     def guarded(argv: list[str]) -> int:
-        if len(argv) > 1:
-            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
         # they tell every step of putting a font into a PDF, and what else could be installed
         for talkative in ("fontTools", "arviz"):
             standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
@@ -343,4 +352,4 @@ def run_main(main: Callable[[], None]) -> None:
         return 0
 
     command_line.prepare(sys.modules[main.__module__])
-    app.run(guarded)
+    app.run(guarded, flags_parser=command_line.parse)

@@ -26,6 +26,29 @@ _GRADIENTS = 5
 _WARMUP_GRADIENTS = 10_000
 # what the sampler's functions take once they are compiled, measured at 32^3
 _COMPILED_BYTES = 0.7 * 2**30
+# of a gradient and the moments, counted, not measured: white noise, momentum and their gradient,
+# four moments, density, displacement and place of every particle, and what comes back along them
+_LEAST_FIELDS = 20
+
+
+def require_memory(num_cells: int, dtype: str) -> None:
+    """Refuse a mesh that this machine cannot hold, before it tries and is killed.
+
+    Args:
+        num_cells: along each side.
+        dtype: of the fields.
+
+    Raises:
+        ValueError: if the least that a chain takes is more than all memory there is.
+    """
+    needed = _LEAST_FIELDS * num_cells**3 * np.dtype(dtype).itemsize
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ValueError(
+            f"Invalid value for argument `grid`. Expected a mesh that fits into the "
+            f"{there / 2**30:.3g} GiB of memory of this machine. Received: grid={num_cells}, of "
+            f"which a chain takes {needed / 2**30:.3g} GiB or more"
+        )
 
 
 def plan(
