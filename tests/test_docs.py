@@ -47,3 +47,17 @@ def test_pictures_exist():
     for page in DOCS.rglob("*.md"):
         for name in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text()):
             assert (page.parent / name).is_file(), name
+
+
+def test_messages_of_the_questions_are_those_of_the_code():
+    source = "".join(
+        path.read_text()
+        for package in ("npe_tf", "layers", "samplers", "experiments")
+        for path in (DOCS.parent / package).rglob("*.py")
+    )
+    # strings go on over several lines, with what is put into them in braces
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    headings = re.findall(r"^## `(.+)`$", (DOCS / "faq.md").read_text(), re.MULTILINE)
+    assert len(headings) > 8
+    for heading in headings:
+        assert all(part.rstrip() in source for part in heading.split("...")), heading
