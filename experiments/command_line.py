@@ -209,7 +209,7 @@ def _is_required(flag: Any) -> bool:
     return False
 
 
-def program_name() -> str:
+def program_name(module: Any = None) -> str:
     """How the program was called."""
     name = Path(sys.argv[0]).name
     return f"python -m experiments.{Path(name).stem}" if name.endswith(".py") else name
@@ -222,6 +222,6 @@ def prepare(module: Any) -> None:
         module: the program's module.
     """
     if wants_help(sys.argv):
-        print(help_text(module, program_name()))
+        print(help_text(module, program_name(module)))
         raise SystemExit(0)
     sys.argv[:] = with_flagfiles(sys.argv)

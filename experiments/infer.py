@@ -103,9 +103,9 @@ flags.DEFINE_enum(
     "psi",
     None,
     ["free", "rises", "falls"],
-    "Mode in which every chain starts: how the network's psi goes with the density; that of "
-    "--pretrained, else rises. 'free' takes whichever each chain's own fits find. Chains do not "
-    "cross from one to the other.",
+    "The posterior has two kinds of modes: psi, the number that the network makes of a "
+    "neighbourhood, rises with the density or falls. Where every chain starts; that of "
+    "--pretrained, else rises. 'free' takes what each chain's own fits find. Chains do not cross.",
 )
 options.define_model_flags()
 

@@ -98,12 +98,19 @@ def define_model_flags() -> None:
         "Whether positions are those of redshifts: seen by --observer, or along the last axis.",
     )
     flags.DEFINE_bool("light_cone", False, "Whether --observer sees haloes as light left them.")
-    flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
+    flags.DEFINE_enum(
+        "mass_assignment",
+        "tsc",
+        ["tsc", "cic"],
+        "How a particle is spread over the mesh: triangular-shaped cloud, or cloud-in-cell (the "
+        "paper's).",
+    )
     flags.DEFINE_enum(
         "bias",
         "neural",
         BIASES,
-        "Bias model: the paper's network, or a model of one rate of haloes by density.",
+        "How haloes follow the density: the paper's network, or a classical model, see "
+        "docs/bias_models.md.",
     )
     flags.DEFINE_float(
         "scale_factor", 1.0, "Epoch, 1 / (1 + redshift), of the catalogue, if the file is silent."
@@ -111,11 +118,24 @@ def define_model_flags() -> None:
     flags.register_validator(
         "scale_factor", lambda a: 0 < a <= 1, "expected 1 / (1 + redshift), from 0 to 1"
     )
-    flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
-    flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
+    flags.DEFINE_enum(
+        "padding",
+        "periodic",
+        ["periodic", "valid"],
+        "Edges of the box; 'valid' leaves out the cells at its faces, for boxes whose opposite "
+        "faces do not touch.",
+    )
+    flags.DEFINE_integer(
+        "kernel_size", 3, "Cells along each side of the neighbourhood that the network sees; odd."
+    )
     flags.DEFINE_integer("num_components", 2, "Components of the halo mass function.")
     flags.DEFINE_float("softening", 0.1, "Added to 1 + delta before its logarithm is taken.")
-    flags.DEFINE_enum("parameterisation", "log_mass", ["log_mass", "mass"], "Of the mass function.")
+    flags.DEFINE_enum(
+        "parameterisation",
+        "log_mass",
+        ["log_mass", "mass"],
+        "Of the mass function: per unit log mass, or per unit mass (the paper's).",
+    )
     flags.DEFINE_enum(
         "component_family",
         "normal",
