@@ -12,7 +12,7 @@ import npe_tf.chain_store
 from npe_tf.catalogue import Catalogue
 from npe_tf.chain_store import ChainStore, Column
 from npe_tf.cosmology import Cosmology
-from npe_tf.plots import power_spectra
+from npe_tf.plots import parameter_traces
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "mistakes.md"
@@ -155,7 +155,7 @@ def without(monkeypatch, package, function):
 
 
 def draw():
-    power_spectra(np.ones(2), np.ones((3, 2)), np.ones(2))
+    parameter_traces(np.ones((5, 1, 1)), ["bias[0]"])
 
 
 def to_arviz(folder):
