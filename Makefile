@@ -13,8 +13,8 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL = 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-locked test-lowest test-newest audit soak fuzz check bench \
-  clean
+.PHONY: help demo test test-all test-locked test-lowest test-newest audit soak fuzz check docs \
+  bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -76,6 +76,15 @@ check: $(STAMP)  ## ruff, mypy and the import floors
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_import_floors.py
+
+# the theme's advertisement of its successor is no warning of ours
+docs: $(VENV)/.docs  ## the documentation site, in build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "build/site/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 bench: $(STAMP)  ## speed and accuracy against other codes
 	$(PY) -m pip install --quiet --editable '.[bench]'

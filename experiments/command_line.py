@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import textwrap
@@ -20,6 +21,16 @@ _typed: str | None = None
 
 _WIDTH = 96
 _COLUMN = 26
+
+# What other programs call something that a flag here says otherwise.
+_OTHER_WORDS = {
+    "redshift": "the epoch is --scale_factor, which is 1 / (1 + redshift)",
+    "z": "the epoch is --scale_factor, which is 1 / (1 + redshift)",
+    "units": "units are --length_unit and --mass_unit",
+    "num_cells": "cells along each side are --grid",
+    "resume": "a run goes on if the same command is given again",
+    "overwrite": "another --output starts a new run; delete the old folder yourself",
+}
 
 # Titles and flags of the help; others follow under the last title.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -40,6 +51,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Omega_m", "Omega_b", "h", "sigma8", "n_s", "w0", "wa", "Omega_k", "T_cmb",
     ),
 }  # fmt: skip
+
+
+# What Python says of a text that is no number.
+_PYTHONS_WORDS = {
+    r"invalid literal for int\(\) with base \d+: .*": "expected an integer",
+    r"could not convert string to float: .*": "expected a number",
+}
 
 
 def with_flagfiles(argv: Sequence[str]) -> list[str]:
@@ -71,6 +89,47 @@ def _flagfile(name: str) -> str:
     return (
         str(shipped) if os.path.basename(name) == name and not here and shipped.is_file() else name
     )
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parse the command line; a mistake in it is one clear line and exit status 2.
+
+    Args:
+        argv: the command line.
+
+    Returns:
+        The program's name. Everything else must be a flag.
+    """
+    try:
+        rest: list[str] = FLAGS(argv)
+    except flags.Error as error:
+        message = _flag_error(error)
+    else:
+        if len(rest) == 1:
+            return rest
+        given = " ".join(rest[1:])
+        here = "catalogue" in FLAGS and os.path.exists(rest[1])
+        better = f"--catalogue={rest[1]}" if here else "--name=value"
+        message = f"Expected flags only, such as {better}. Received: {given}"
+    print(
+        f"error: {message} ({program_name()} --help tells all flags)", file=sys.stderr, flush=True
+    )
+    raise SystemExit(2)
+
+
+def _flag_error(error: flags.Error) -> str:
+    """What absl complains of, in our words where they are clearer."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        other = _OTHER_WORDS.get(error.flagname)
+        if other is not None:
+            return f"There is no flag --{error.flagname}: {other}"
+    for name in FLAGS:
+        if f"flag --{name}=None" in str(error):
+            return f"The flag --{name} is needed: {FLAGS[name].help}"
+    message = str(error).removeprefix("ERROR:: ")
+    for python, ours in _PYTHONS_WORDS.items():
+        message = re.sub(python, ours, message)
+    return message
 
 
 def wants_help(argv: Sequence[str]) -> bool:
@@ -153,7 +212,7 @@ def _is_required(flag: Any) -> bool:
     return False
 
 
-def program_name(module: Any) -> str:
+def program_name(module: Any = None) -> str:
     """How the program was called."""
     name = Path(sys.argv[0]).name
     return f"python -m experiments.{Path(name).stem}" if name.endswith(".py") else name

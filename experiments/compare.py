@@ -1,6 +1,7 @@
 r"""Compare bias models on one catalogue and one density.
 
-Fits each model, then hides the octants of the box in turn. `comparison.json` has all numbers,
+Fits each model to the haloes given the density, then hides the octants of the box in turn. The
+density comes with the catalogue's file, as for npe-pretrain. `comparison.json` has all numbers,
 `comparison.md` the table.
 
 Example:

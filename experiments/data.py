@@ -192,13 +192,7 @@ def notes_of(catalogue: Catalogue) -> list[str]:
     lines = list(catalogue.notes)
     if FLAGS.catalogue != SHIPPED:
         lines.append(parameters_of(catalogue)[1])
-    smallest = float(catalogue.mass.min())
-    if smallest > 1.5 * FLAGS.mass_threshold:
-        lines.append(
-            f"warning: the smallest halo has {smallest:.3g} Msun/h, the mass_threshold is "
-            f"{FLAGS.mass_threshold:.3g}: the model will take the range between for empty. Set "
-            "--mass_threshold to the mass above which the catalogue is complete"
-        )
+    lines += [f"warning: {doubt}" for doubt in catalogue.doubts(FLAGS.mass_threshold)]
     return lines
 
 

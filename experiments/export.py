@@ -1,5 +1,7 @@
 """Write the bias model of a run, with its posterior samples, as a SavedModel.
 
+It puts haloes into other densities and needs TensorFlow alone; docs/export.md has its functions.
+
 Example:
   npe-export --run=runs/mine --output=runs/mine/bias
 
@@ -18,7 +20,7 @@ from experiments import options
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("run", None, "Folder of the run.")
-flags.DEFINE_string("pretrained", None, "File of experiments.pretrain, in the place of a run.")
+flags.DEFINE_string("pretrained", None, "File that npe-pretrain wrote, in the place of a run.")
 flags.DEFINE_string("output", None, "Folder to write; must not exist yet.", required=True)
 flags.DEFINE_integer("num_samples", 200, "Most samples to keep of the run.", lower_bound=1)
 flags.DEFINE_list("chains", None, "Numbers of the chains to keep, from 0; by default all.")

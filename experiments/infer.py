@@ -23,7 +23,8 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line, options
-from experiments.memory import shortage
+from experiments.memory import require_memory, shortage
+from experiments.plan import plan
 
 FLAGS = flags.FLAGS
 
@@ -103,9 +104,9 @@ flags.DEFINE_enum(
     "psi",
     None,
     ["free", "rises", "falls"],
-    "Mode in which every chain starts: how the network's psi goes with the density; that of "
-    "--pretrained, else rises. 'free' takes whichever each chain's own fits find. Chains do not "
-    "cross from one to the other.",
+    "The posterior has two kinds of modes: psi, the number that the network makes of a "
+    "neighbourhood, rises with the density or falls. Where every chain starts; that of "
+    "--pretrained, else rises. 'free' takes what each chain's own fits find. Chains do not cross.",
 )
 options.define_model_flags()
 
@@ -142,6 +143,7 @@ def _settings(scheme: Any) -> Any:
 
 def main() -> None:
     """Run or go on."""
+    require_memory(FLAGS.grid, FLAGS.dtype)
     catalogue = options.read_catalogue()
     completeness = options.read_completeness(catalogue.box_size)
     options.import_tensorflow_quietly()
@@ -190,8 +192,6 @@ def main() -> None:
     line.say(options.data_summary(catalogue, posterior))
 
     if FLAGS.dry_run:
-        from experiments.plan import plan
-
         for text in plan(catalogue, posterior, settings, FLAGS.output, constants, num_processes):
             line.say(text)
         return

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["available_bytes", "predicted_bytes", "shortage"]
+__all__ = ["available_bytes", "predicted_bytes", "require_memory", "shortage"]
 
 # What --dry_run measures with the shipped box: 1.6 GiB at 8^3 and 32^3, 1.7 GiB at 64^3. Most of it
 # is TensorFlow and the compiled functions of a sampler; the rest is about so many arrays of the
 # mesh, half of them of the particles.
 _FIXED_BYTES = 1.6 * 2**30
 _FIELDS, _PER_PARTICLE = 60, 60
+# of a gradient and the moments, counted, not measured: white noise, momentum and their gradient,
+# four moments, density, displacement and place of every particle, and what comes back along them
+_LEAST_FIELDS = 20
 
 
 def predicted_bytes(num_cells: int, supersampling: int = 1, dtype: str = "float32") -> float:
@@ -30,6 +34,26 @@ def predicted_bytes(num_cells: int, supersampling: int = 1, dtype: str = "float3
     """
     size = np.dtype(dtype).itemsize * float(num_cells) ** 3
     return _FIXED_BYTES + size * (_FIELDS + _PER_PARTICLE * supersampling**3)
+
+
+def require_memory(num_cells: int, dtype: str) -> None:
+    """Refuse a mesh that this machine cannot hold, before it tries and is killed.
+
+    Args:
+        num_cells: along each side.
+        dtype: of the fields.
+
+    Raises:
+        ValueError: if the least that a chain takes is more than all memory there is.
+    """
+    needed = _LEAST_FIELDS * num_cells**3 * np.dtype(dtype).itemsize
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ValueError(
+            f"Invalid value for argument `grid`. Expected a mesh that fits into the "
+            f"{there / 2**30:.3g} GiB of memory of this machine. Received: grid={num_cells}, of "
+            f"which a chain takes {needed / 2**30:.3g} GiB or more"
+        )
 
 
 def shortage(

@@ -114,12 +114,19 @@ def define_model_flags(data: bool = True) -> None:
         "Whether positions are those of redshifts: seen by --observer, or along the last axis.",
     )
     flags.DEFINE_bool("light_cone", False, "Whether --observer sees haloes as light left them.")
-    flags.DEFINE_enum("mass_assignment", "tsc", ["tsc", "cic"], "Of the particles to the mesh.")
+    flags.DEFINE_enum(
+        "mass_assignment",
+        "tsc",
+        ["tsc", "cic"],
+        "How a particle is spread over the mesh: triangular-shaped cloud, or cloud-in-cell (the "
+        "paper's).",
+    )
     flags.DEFINE_enum(
         "bias",
         "neural",
         BIASES,
-        "Bias model: the paper's network, or one of those in docs/bias_models.md.",
+        "How haloes follow the density: the paper's network, or a classical model, see "
+        "docs/bias_models.md.",
     )
     flags.DEFINE_enum(
         "counts",
@@ -127,12 +134,30 @@ def define_model_flags(data: bool = True) -> None:
         COUNTS,
         "Law of the number of haloes in a voxel; the others scatter more, as fitted.",
     )
-    flags.DEFINE_float("scale_factor", 1.0, "Of the catalogue, if the file does not say.")
-    flags.DEFINE_enum("padding", "periodic", ["periodic", "valid"], "Edges of the box.")
-    flags.DEFINE_integer("kernel_size", 3, "Extent of the rotation-symmetric kernel; odd.")
+    flags.DEFINE_float(
+        "scale_factor", 1.0, "Epoch, 1 / (1 + redshift), of the catalogue, if the file is silent."
+    )
+    flags.register_validator(
+        "scale_factor", lambda a: 0 < a <= 1, "expected 1 / (1 + redshift), from 0 to 1"
+    )
+    flags.DEFINE_enum(
+        "padding",
+        "periodic",
+        ["periodic", "valid"],
+        "Edges of the box; 'valid' leaves out the cells at its faces, for boxes whose opposite "
+        "faces do not touch.",
+    )
+    flags.DEFINE_integer(
+        "kernel_size", 3, "Cells along each side of the neighbourhood that the network sees; odd."
+    )
     flags.DEFINE_integer("num_components", 2, "Components of the halo mass function.")
     flags.DEFINE_float("softening", 0.1, "Added to 1 + delta before its logarithm is taken.")
-    flags.DEFINE_enum("parameterisation", "log_mass", ["log_mass", "mass"], "Of the mass function.")
+    flags.DEFINE_enum(
+        "parameterisation",
+        "log_mass",
+        ["log_mass", "mass"],
+        "Of the mass function: per unit log mass, or per unit mass (the paper's).",
+    )
     flags.DEFINE_enum(
         "component_family",
         "normal",
@@ -352,8 +377,6 @@ def run_main(main: Callable[[], None]) -> None:
     """Run a binary; an input error is one clear line and exit status 2, not a traceback."""
 
     def guarded(argv: list[str]) -> int:
-        if len(argv) > 1:
-            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
         # they tell every step of putting a font into a PDF, and what else could be installed
         for talkative in ("fontTools", "arviz"):
             standard_logging.getLogger(talkative).setLevel(standard_logging.WARNING)
@@ -369,4 +392,4 @@ def run_main(main: Callable[[], None]) -> None:
         return 0
 
     command_line.prepare(sys.modules[main.__module__])
-    app.run(guarded)
+    app.run(guarded, flags_parser=command_line.parse)

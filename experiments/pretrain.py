@@ -38,7 +38,8 @@ flags.DEFINE_enum(
     "psi",
     "free",
     ["free", "rises", "falls"],
-    "How the network's psi goes with the density in the fits; as in npe-infer.",
+    "How psi, the number that the network makes of a neighbourhood, goes with the density; as in "
+    "npe-infer.",
 )
 options.define_model_flags()
 

@@ -44,6 +44,14 @@ _MASS = "halos/mass"
 _BOX_SIZE = "box_size"
 _PERIODIC = "periodic"
 
+# Bounds of what is usual. The comoving diameter of the observable universe is about this:
+_LARGEST_BOX = 2e4
+# fewer haloes than this may by chance leave a face of the box empty
+_ENOUGH = 100
+_LEAST_EXTENT = 0.8
+# the most massive halo of a catalogue; clusters end near 3e15 Msun/h
+_LIGHTEST, _HEAVIEST = 1e8, 1e17
+
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 FilePath = str | os.PathLike[str]
@@ -169,9 +177,11 @@ class Catalogue:
         threshold = _positive_number("mass_threshold", mass_threshold, "mass in Msun/h")
         kept = self.mass >= threshold
         if not kept.any():
+            largest = float(self.mass.max())
+            unit = "" if largest > _LIGHTEST else " (no halo is so light: what is --mass_unit?)"
             raise ValueError(
                 "Invalid value for argument `mass_threshold`. Expected at least one halo of that "
-                f"mass; the largest of the {len(self)} has {self.mass.max():g} Msun/h. Received: "
+                f"mass; the largest of the {len(self)} has {largest:g} Msun/h{unit}. Received: "
                 f"mass_threshold={threshold:g}"
             )
         return dataclasses.replace(self, positions=self.positions[kept], mass=self.mass[kept])
@@ -191,6 +201,44 @@ class Catalogue:
                 "for a sub-box of a larger simulation, whose faces are not periodic. Received: "
                 f"padding={padding!r}"
             )
+
+    def doubts(self, mass_threshold: float | None = None) -> tuple[str, ...]:
+        """What can be true but rarely is: most often a unit or the box is wrong.
+
+        Args:
+            mass_threshold: above which the catalogue is taken to be complete [Msun/h].
+
+        Returns:
+            Lines for people; none for most catalogues.
+        """
+        lines = []
+        if self.box_size > _LARGEST_BOX:
+            lines.append(
+                f"a box of {self.box_size:g} Mpc/h is larger than the observable universe: are "
+                "lengths in kpc/h (--length_unit)?"
+            )
+        low, high = self.positions.min(axis=0), self.positions.max(axis=0)
+        axis = int(np.argmin(high - low))
+        if len(self) >= _ENOUGH and high[axis] - low[axis] < _LEAST_EXTENT * self.box_size:
+            lines.append(
+                f"all haloes lie from {low[axis]:.3g} to {high[axis]:.3g} Mpc/h along "
+                f"{'xyz'[axis]}, in a box of {self.box_size:g} Mpc/h: are their unit "
+                "(--length_unit) and the box (--box_size) right? A survey that sees a part of its "
+                "box needs --completeness"
+            )
+        smallest, largest = float(self.mass.min()), float(self.mass.max())
+        if not _LIGHTEST < largest < _HEAVIEST:
+            lines.append(
+                f"the largest halo has {largest:.3g} Msun/h: is the unit of the masses right "
+                "(--mass_unit)?"
+            )
+        if mass_threshold is not None and smallest > 1.5 * mass_threshold:
+            lines.append(
+                f"the smallest halo has {smallest:.3g} Msun/h, the mass_threshold is "
+                f"{mass_threshold:.3g}: the model will take the range between for empty. Set "
+                "--mass_threshold to the mass above which the catalogue is complete"
+            )
+        return tuple(lines)
 
     def voxel_index(self, num_cells: int) -> NDArray[np.int64]:
         """Flat index of the vertex nearest to every halo.

@@ -426,7 +426,9 @@ class ChainStore:
         if different:
             raise ValueError(
                 "Invalid value for argument `path`. Expected a chain of the same run. Received: "
-                f"path={self._path!r}, the chain of a different run, with\n" + "\n".join(different)
+                f"path={self._path!r}, the chain of a different run, with\n"
+                + "\n".join(different)
+                + "\nThe settings it was begun with go on with it; another folder starts anew."
             )
 
     def _recover(self) -> None:

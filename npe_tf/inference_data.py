@@ -46,12 +46,12 @@ def to_inference_data(path: str | Path, warmup: bool = False) -> Any:
     Returns:
         `arviz.InferenceData`, or an `xarray.DataTree` from ArviZ 1 on, with the groups
 
-        * ``posterior``: ``theta`` [chain, draw, parameter], ``power`` [chain, draw, k]
-          [(Mpc/h)^3], and what else is watched, see `npe_tf.watched`: ``modes`` [chain, draw,
-          mode], ``voxels`` [chain, draw, voxel], ``mass_function`` [chain, draw, environment,
-          mass];
-        * ``sample_stats``: ``lp``, the log posterior up to a constant, [chain, draw];
-          ``acceptance_rate`` and ``step_size`` [chain, draw, block];
+        * ``posterior``: ``theta`` `[chain, draw, parameter]`, ``power`` `[chain, draw, k]` in
+            (Mpc/h)^3, and what else is watched, see `npe_tf.watched`: ``modes``
+            `[chain, draw, mode]`, ``voxels`` `[chain, draw, voxel]`, ``mass_function``
+            `[chain, draw, environment, mass]`;
+        * ``sample_stats``: ``lp``, the log posterior up to a constant, `[chain, draw]`;
+            ``acceptance_rate`` and ``step_size`` `[chain, draw, block]`;
         * ``observed_data``: ``counts``, haloes per voxel, if the run stored them;
         * ``constant_data``: other arrays that the run stored once, such as the true field;
         * with `warmup`, ``warmup_posterior`` and ``warmup_sample_stats``.

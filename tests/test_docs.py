@@ -12,11 +12,11 @@ SLOW_SECTIONS = ("Example: fibres under a microscope", "In Python", "Saving and 
 
 def sections():
     """(page, heading, Python blocks) of every section with code."""
-    for page in sorted(DOCS.glob("*.md")):
+    for page in sorted(DOCS.rglob("*.md")):
         for part in re.split(r"^## ", page.read_text(), flags=re.MULTILINE):
             blocks = re.findall(r"^```python\n(.*?)^```", part, re.MULTILINE | re.DOTALL)
             if blocks:
-                yield page.name, part.partition("\n")[0], blocks
+                yield str(page.relative_to(DOCS)), part.partition("\n")[0], blocks
 
 
 def cases():
@@ -44,6 +44,20 @@ def test_slow_sections_exist():
 
 
 def test_pictures_exist():
-    for page in DOCS.glob("*.md"):
+    for page in DOCS.rglob("*.md"):
         for name in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text()):
-            assert (DOCS / name).is_file(), name
+            assert (page.parent / name).is_file(), name
+
+
+def test_messages_of_the_questions_are_those_of_the_code():
+    source = "".join(
+        path.read_text()
+        for package in ("npe_tf", "layers", "samplers", "experiments")
+        for path in (DOCS.parent / package).rglob("*.py")
+    )
+    # strings go on over several lines, with what is put into them in braces
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    headings = re.findall(r"^## `(.+)`$", (DOCS / "faq.md").read_text(), re.MULTILINE)
+    assert len(headings) > 8
+    for heading in headings:
+        assert all(part.rstrip() in source for part in heading.split("...")), heading

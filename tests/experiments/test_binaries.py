@@ -194,7 +194,7 @@ def test_checks_export_and_figures_of_a_run(folder, catalogue):
         "figure_6_power",
     }  # fmt: skip
     assert {path.suffix for path in paper.iterdir()} == {".png"}
-    _, complained = run("figures", f"--run={output}", "--formats=svg", status=1)
+    _, complained = run("figures", f"--run={output}", "--formats=svg", status=2)
     assert "png,pdf" in complained
 
 
@@ -373,7 +373,7 @@ def test_the_joint_scheme_in_two_processes(folder, catalogue):
     ],
 )
 def test_bad_flags_are_named(tmp_path, flag, complaint):
-    _, complained = run("infer", f"--output={tmp_path / 'run'}", flag, status=1)
+    _, complained = run("infer", f"--output={tmp_path / 'run'}", flag, status=2)
     assert flag.split("=")[0] in complained
     assert complaint in complained
     assert not (tmp_path / "run").exists()
@@ -408,7 +408,7 @@ def test_a_run_without_samples_has_no_summary(tmp_path):
 
 
 def test_unexpected_arguments(tmp_path):
-    _, complained = run("infer", f"--output={tmp_path}", "halos.h5", status=1)
+    _, complained = run("infer", f"--output={tmp_path}", "halos.h5", status=2)
     assert "halos.h5" in complained
 
 
