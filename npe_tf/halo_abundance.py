@@ -12,66 +12,22 @@ and sigma(M) the linear rms overdensity of spheres that hold the mass M in the m
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.cosmology import Cosmology
-from npe_tf.gadget import CRITICAL_DENSITY
-from npe_tf.power import linear_power
+from npe_tf.peak_background import halo_mass_function, mass_variance, mean_density
 
-__all__ = ["FITS", "expected_haloes", "halo_abundance", "mass_variance"]
+__all__ = ["FITS", "expected_haloes", "halo_abundance"]
 
 Array = NDArray[np.float64]
 
 FITS = ("sheth_tormen", "warren", "tinker")
 """Names of the fits."""
 
-_COLLAPSE = 1.686
-_WAVENUMBERS = np.geomspace(1e-5, 1e3, 6000)
 _HEAVIEST = 1e17
 _NODES = 40
-
-
-def mass_variance(
-    mass: ArrayLike, cosmology: Cosmology, scale_factor: float = 1.0
-) -> tuple[Array, Array]:
-    """Linear rms overdensity of spheres by the mass that they hold in the mean.
-
-    Args:
-        mass: `[M]` [Msun/h], from 1e8 on.
-        cosmology: gives power and growth.
-        scale_factor: epoch.
-
-    Returns:
-        sigma and d log sigma / d log M, which is negative, both `[M]`.
-
-    Raises:
-        ValueError: if a mass is not in range.
-    """
-    masses = np.asarray(mass, dtype=np.float64)
-    if masses.ndim != 1 or not np.all((masses >= 1e8) & (masses <= _HEAVIEST)):
-        raise ValueError(
-            f"Invalid value for argument `mass`. Expected shape [M], from 1e8 to {_HEAVIEST:g} "
-            f"Msun/h. Received: mass={mass!r}"
-        )
-    density = CRITICAL_DENSITY * float(cosmology.Omega_m)
-    radius = np.cbrt(3.0 * masses / (4.0 * np.pi * density))
-    k = _WAVENUMBERS
-    power: Any = linear_power(k, cosmology)
-    weight = k**3 * np.asarray(power) / (2.0 * np.pi**2)
-    x = radius[:, np.newaxis] * k
-    # the difference loses all its digits at small x
-    exact = 3.0 * (np.sin(x) - x * np.cos(x)) / x**3
-    sphere = np.where(x > 1e-2, exact, 1.0 - x**2 / 10.0)
-    slope = np.where(x > 1e-2, 3.0 * np.sin(x) / x - 3.0 * sphere, -(x**2) / 5.0)
-    log_k = np.log(k)
-    variance = np.trapezoid(weight * sphere**2, log_k, axis=1)
-    by_radius = np.trapezoid(2.0 * weight * sphere * slope, log_k, axis=1)
-    growth = float(cosmology.growth_factor(scale_factor))
-    # log M is three times log R, the variance twice log sigma
-    return growth * np.sqrt(variance), by_radius / variance / 6.0
 
 
 def halo_abundance(
@@ -98,11 +54,19 @@ def halo_abundance(
         raise ValueError(
             f"Invalid value for argument `fit`. Expected one of {FITS}. Received: fit={fit!r}"
         )
-    sigma, slope = mass_variance(mass, cosmology, scale_factor)
+    masses = np.asarray(mass, dtype=np.float64)
+    if masses.ndim != 1 or not np.all((masses >= 1e8) & (masses <= _HEAVIEST)):
+        raise ValueError(
+            f"Invalid value for argument `mass`. Expected shape [M], from 1e8 to {_HEAVIEST:g} "
+            f"Msun/h. Received: mass={mass!r}"
+        )
+    variance, log_mass = mass_variance(cosmology, scale_factor), np.log(masses)
     if fit == "sheth_tormen":
-        nu = 0.707 * (_COLLAPSE / sigma) ** 2
-        share = 0.3222 * np.sqrt(2.0 * nu / np.pi) * (1.0 + nu**-0.3) * np.exp(-nu / 2.0)
-    elif fit == "warren":
+        return halo_mass_function(log_mass, variance)
+    x = tf.constant(log_mass)
+    sigma = np.exp(0.5 * np.asarray(variance.log_variance(x)))
+    steepness = -0.5 * np.asarray(variance.slope(x))
+    if fit == "warren":
         share = 0.7234 * (sigma**-1.625 + 0.2538) * np.exp(-1.1982 / sigma**2)
     else:
         # their amplitudes, powers and scale at 200 times the mean density; table 2
@@ -111,8 +75,7 @@ def halo_abundance(
         exponent = 1.47 * scale_factor**0.06
         width = 2.57 * scale_factor**power_of_b
         share = amplitude * ((sigma / width) ** -exponent + 1.0) * np.exp(-1.19 / sigma**2)
-    density = CRITICAL_DENSITY * float(cosmology.Omega_m)
-    return np.asarray(share * density / np.asarray(mass, dtype=np.float64) * -slope)
+    return np.asarray(share * mean_density(cosmology) / masses * steepness)
 
 
 def expected_haloes(

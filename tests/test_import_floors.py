@@ -117,6 +117,7 @@ SAME_FLOOR = [
     ("npe_tf.datasets", "npe_tf.catalogue"),
     ("npe_tf.figure_data", "npe_tf.run"),
     ("npe_tf.gibbs", "npe_tf.watched"),
+    ("npe_tf.halo_abundance", "npe_tf.peak_background"),
     ("npe_tf.inference", "npe_tf.gibbs"),
     ("npe_tf.inference", "npe_tf.joint"),
     ("npe_tf.inference", "npe_tf.watched"),

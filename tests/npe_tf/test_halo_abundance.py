@@ -4,53 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, interpolate, special
+from scipy import integrate, special
 
 from npe_tf.cosmology import Cosmology
 from npe_tf.datasets import load_nbody_box
 from npe_tf.gadget import CRITICAL_DENSITY
-from npe_tf.halo_abundance import FITS, expected_haloes, halo_abundance, mass_variance
-from npe_tf.power import linear_power
+from npe_tf.halo_abundance import FITS, expected_haloes, halo_abundance
+from npe_tf.peak_background import lagrangian_radius, sigma_of_radius
 
 COSMOLOGY = Cosmology()
 DENSITY = CRITICAL_DENSITY * COSMOLOGY.Omega_m
-
-
-def test_the_variance_at_8_mpc_is_sigma8():
-    sigma, _ = mass_variance([4 / 3 * np.pi * 8.0**3 * DENSITY], COSMOLOGY)
-    assert sigma[0] == pytest.approx(0.81, rel=1e-6)
-
-
-@pytest.mark.parametrize("scale_factor", [1.0, 0.5])
-def test_the_variance_is_that_of_quadrature(scale_factor):
-    masses = np.array([1e10, 1e12, 1e14])
-    found, slope = mass_variance(masses, COSMOLOGY, scale_factor)
-    growth = float(COSMOLOGY.growth_factor(scale_factor))
-    log_k = np.linspace(math.log(1e-4), math.log(300.0), 3000)
-    log_power = interpolate.CubicSpline(log_k, np.log(linear_power(np.exp(log_k), COSMOLOGY)))
-
-    def sigma(mass):
-        radius = (3 * mass / (4 * math.pi * DENSITY)) ** (1 / 3)
-
-        def integrand(log_k):
-            x = math.exp(log_k) * radius
-            window = 3 * special.spherical_jn(1, x) / x
-            power = math.exp(log_power(log_k))
-            return math.exp(3 * log_k) * power * window**2 / (2 * math.pi**2)
-
-        pieces = np.linspace(math.log(1e-4), math.log(30 / radius), 9)
-        total = sum(
-            integrate.quad(integrand, a, b, epsrel=1e-5)[0]
-            for a, b in zip(pieces[:-1], pieces[1:], strict=True)
-        )
-        return growth * math.sqrt(total)
-
-    # beyond 30 / radius little is left
-    np.testing.assert_allclose(found, [sigma(m) for m in masses], rtol=2e-3)
-    step = 1e-3
-    up, down = (mass_variance(masses * math.exp(s), COSMOLOGY, scale_factor)[0] for s in
-                (step, -step))  # fmt: skip
-    np.testing.assert_allclose(slope, np.log(up / down) / (2 * step), rtol=1e-4)
 
 
 def test_the_mass_in_haloes_is_that_of_the_closed_form():
@@ -59,7 +22,8 @@ def test_the_mass_in_haloes_is_that_of_the_closed_form():
     mass = np.geomspace(low, 1e17, 600)
     found = halo_abundance(mass, COSMOLOGY)
     share = integrate.simpson(found * mass / DENSITY, x=np.log(mass))
-    nu = 0.707 * (1.686 / mass_variance([low], COSMOLOGY)[0][0]) ** 2
+    sigma = sigma_of_radius(lagrangian_radius(low, COSMOLOGY), COSMOLOGY)
+    nu = 0.707 * (1.686 / float(sigma)) ** 2
 
     def upper(s):
         return special.gamma(s) * special.gammaincc(s, nu / 2)
