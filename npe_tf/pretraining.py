@@ -400,8 +400,8 @@ def load_parameters(path: str | Path, bias: BiasModel) -> NDArray[np.float64]:
         if not file_has_sound_heaps(str(path)):
             raise OSError("a damaged heap of strings")
         with h5py.File(path) as file:
-            theta = read_dataset(file, "theta", str(path)).astype(np.float64)
             names = tuple(file.attrs["parameters"])
+            theta = read_dataset(file, "theta", str(path)).astype(np.float64)
             family = file.attrs.get("family", bias.family.name)
     except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(
