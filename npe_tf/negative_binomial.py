@@ -33,6 +33,7 @@ Tensor = Any
 _SMALL = 1e-2
 _NUM_TERMS = 8
 # logarithms of phi: one is Poisson to the last digit, the other leaves next to all voxels empty
+_FEWEST = 1e-100
 _LOWEST, _HIGHEST = -100.0, 100.0
 
 
@@ -60,8 +61,9 @@ class NegativeBinomialLikelihood(PoissonLikelihood):
                 "a model with counts='negative_binomial'. Received: dispersion=None"
             )
         pair = tf.cast(mass_function.dispersion, tf.float64)
-        log_number = tf.cast(mass_function.log_integral(), tf.float64)
-        log_number += np.log(self.grid.cell_volume)
+        # not `log_integral`, whose custom gradient cannot be differentiated from outside a function
+        number = tf.cast(mass_function.integral(), tf.float64) * self.grid.cell_volume
+        log_number = tf.math.log(tf.maximum(number, _FEWEST))
         return tf.clip_by_value(pair[0] + pair[1] * log_number, _LOWEST, _HIGHEST)
 
     def draw_counts(
