@@ -195,32 +195,6 @@ def test_every_bias_model_takes_a_dispersion(bias, jit_compile):
         assert all(np.all(np.isfinite(x)) for x in value_and_gradient(delta, tf.constant(theta)))
 
 
-def test_curvature_through_the_posterior():
-    """As the warm-up of the joint scheme takes it: a gradient of a gradient, of a function."""
-    posterior = config("negative_binomial_power", bias="neural").build(catalogue())
-    theta = posterior.bias.theta
-    direction = tf.constant(np.random.default_rng(2).standard_normal(theta.shape))
-
-    def gradient(at):
-        with tf.GradientTape() as tape:
-            tape.watch(at)
-            value = posterior.log_likelihood(tf.constant(DELTA), at)
-        return tape.gradient(value, at)
-
-    @tf.function
-    def curvature(at):
-        with tf.GradientTape() as tape:
-            tape.watch(at)
-            along = tf.reduce_sum(gradient(at) * direction)
-        return tape.gradient(along, at)
-
-    step = 1e-6
-    ends = [gradient(theta + sign * step * direction) for sign in (-1, 1)]
-    expected = (ends[1] - ends[0]) / (2 * step)
-    scale = np.max(np.abs(expected))
-    np.testing.assert_allclose(curvature(theta), expected, atol=1e-5 * scale)
-
-
 def test_likelihoods_refuse_the_other_law():
     haloes = catalogue()
     with pytest.raises(ValueError, match="argument `mass_function`.*Poisson"):
