@@ -191,11 +191,21 @@ def _flag_lines(flag: Any) -> list[str]:
     said = flag.help.strip().removeprefix(f"<{'|'.join(values or ())}>: ")
     if isinstance(flag.default, float):
         default = f"{flag.default:g}"
+    elif isinstance(flag.default, list):
+        default = ", ".join(flag.default)
     if default is not None and default != "":
         said += f" [{default}]"
     elif FLAGS[flag.name].using_default_value and _is_required(flag):
         said += " [required]"
     lines = textwrap.wrap(said, _WIDTH - _COLUMN, break_long_words=False)
+    if len(name) > _WIDTH - 2:
+        # broken between its values
+        *others, name = textwrap.wrap(
+            name.replace("|", "| "), _WIDTH - 2, subsequent_indent="    ", break_long_words=False
+        )
+        before = [f"  {part.replace('| ', '|')}" for part in others]
+        told = [" " * _COLUMN + line for line in lines]
+        return [*before, f"  {name.replace('| ', '|')}", *told]
     first = f"  {name}".ljust(_COLUMN)
     if not first.endswith("  ") or not lines:
         return [f"  {name}", *(" " * _COLUMN + line for line in lines)]

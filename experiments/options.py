@@ -263,7 +263,13 @@ def read_completeness(box_size: float) -> np.ndarray[Any, Any] | None:
         return None
     if not os.path.isfile(FLAGS.completeness):
         raise FileNotFoundError(f"There is no completeness field at {FLAGS.completeness!r}")
-    field: np.ndarray[Any, Any] = read_npy(FLAGS.completeness)
+    try:
+        field: np.ndarray[Any, Any] = read_npy(FLAGS.completeness)
+    except ValueError as error:
+        raise ValueError(
+            "Invalid value for argument `completeness`. Expected a NumPy file, as numpy.save "
+            f"writes it. Received: {FLAGS.completeness!r} ({error})"
+        ) from error
     return field
 
 

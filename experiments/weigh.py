@@ -14,12 +14,9 @@ Also as python -m experiments.weigh.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -51,10 +48,12 @@ def main() -> None:
     from npe_tf.run import Run
     from npe_tf.weigh_runs import (
         MODES_FILE,
+        KnownWork,
         chain_ends,
         format_modes,
         modes_to_json,
         weigh_chains,
+        write_modes,
     )
 
     ends, targets, configs = [], [], []
@@ -93,35 +92,12 @@ def main() -> None:
 
     path = Path(FLAGS.runs[0]) / MODES_FILE
     key = [FLAGS.runs, dataclasses.asdict(settings), [end.coordinates.tolist() for end in ends]]
-    known = _Known(path.with_suffix(".partial.json"), key)
+    known = KnownWork(path.with_suffix(".partial.json"), key)
     modes, weights = weigh_chains(targets[0], ends, settings, report, known)
     found = modes_to_json(modes, weights, [end.name for end in ends])
     print(format_modes(found))
-    _write(path, found)
+    write_modes(path, found)
     known.path.unlink(missing_ok=True)
-
-
-class _Known(dict[str, float]):
-    """Work of the ways that are done, on disk, for the same chains and settings."""
-
-    def __init__(self, path: Path, key: Any) -> None:
-        super().__init__()
-        self.path, self._key = path, json.loads(json.dumps(key))
-        if path.is_file():
-            saved = json.loads(path.read_text())
-            if saved["key"] == self._key:
-                self.update(saved["work"])
-
-    def __setitem__(self, name: str, work: float) -> None:
-        super().__setitem__(name, work)
-        _write(self.path, {"key": self._key, "work": dict(self)})
-
-
-def _write(path: Path, content: Any) -> None:
-    """The file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
 
 
 def run() -> None:

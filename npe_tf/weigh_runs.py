@@ -6,8 +6,11 @@ How is in `npe_tf.mode_weights`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
 from collections.abc import Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +24,12 @@ from npe_tf.whitening import Frame, WhitenedPosterior
 __all__ = [
     "MODES_FILE",
     "ChainEnd",
+    "KnownWork",
     "chain_ends",
     "format_modes",
     "modes_to_json",
     "weigh_chains",
+    "write_modes",
 ]
 
 MODES_FILE = "modes.json"
@@ -130,6 +135,42 @@ def weigh_chains(
         known,
     )
     return modes, weights
+
+
+class KnownWork(dict[str, float]):
+    """Work of the ways that are done, kept in a file for the same question.
+
+    Args:
+        path: of the file; read if it is there and about the same.
+        key: what the work depends on, fit for JSON.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path, key: Any) -> None:
+        """Read what is known."""
+        super().__init__()
+        self.path, self._key = path, json.loads(json.dumps(key))
+        if path.is_file():
+            saved = json.loads(path.read_text())
+            if saved["key"] == self._key:
+                self.update(saved["work"])
+
+    def __setitem__(self, name: str, work: float) -> None:
+        """Keep, on disk too."""
+        super().__setitem__(name, work)
+        write_modes(self.path, {"key": self._key, "work": dict(self)})
+
+
+def write_modes(path: Path, content: Any) -> None:
+    """Write JSON, the whole file or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _shares(weights: Sequence[ModeWeight]) -> Array:

@@ -106,7 +106,7 @@ def two_writers(folder):
 
 def another_version(folder, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(npe_tf.chain_store, "_FORMAT", "npe_tf chain 99")
+        patch.setattr(npe_tf.chain_store, "FORMAT", "npe_tf chain 99")
         path = a_run(folder)
     ChainStore.open(path)
 

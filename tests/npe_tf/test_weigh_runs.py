@@ -5,13 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from experiments import weigh
 from npe_tf.chain_store import CHAIN_FILE, ChainStore
 from npe_tf.inference import JointSettings, run_inference
 from npe_tf.mode_weights import Mode, ModeWeight, SwitchSettings
 from npe_tf.posterior import PosteriorConfig
 from npe_tf.run import Run
-from npe_tf.weigh_runs import chain_ends, format_modes, modes_to_json, weigh_chains
+from npe_tf.weigh_runs import (
+    KnownWork,
+    chain_ends,
+    format_modes,
+    modes_to_json,
+    weigh_chains,
+)
 from tests.npe_tf.mock import MASS_THRESHOLD, draw_catalogue
 
 CATALOGUE, WHITE_NOISE, THETA = draw_catalogue()
@@ -86,10 +91,10 @@ def test_shares_add_up_and_what_is_not_known_is_none():
 
 def test_what_is_done_is_kept_for_the_same_question(tmp_path):
     path = tmp_path / "known.json"
-    known = weigh._Known(path, ["a", 1.5])
+    known = KnownWork(path, ["a", 1.5])
     known["there"] = -3.25
-    assert weigh._Known(path, ["a", 1.5]) == {"there": -3.25}
-    assert weigh._Known(path, ["a", 2.5]) == {}
+    assert KnownWork(path, ["a", 1.5]) == {"there": -3.25}
+    assert KnownWork(path, ["a", 2.5]) == {}
     assert [p.name for p in tmp_path.iterdir()] == ["known.json"]
 
 
