@@ -14,7 +14,9 @@ from absl import flags
 from experiments import command_line, infer
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("infer", "pretrain", "summarise", "figures", "check", "compare", "export", "simulate")
+PROGRAMS = (
+    "infer", "pretrain", "summarise", "figures", "check", "compare", "export", "simulate", "weigh"
+)  # fmt: skip
 
 
 def python(code, *arguments, status=0):

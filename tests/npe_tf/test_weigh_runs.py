@@ -37,6 +37,7 @@ def stored(tmp_path_factory):
         return Run(store, CATALOGUE), chain_ends(Run(store, CATALOGUE), "one/")
 
 
+@pytest.mark.slow
 def test_the_ends_of_chains_are_their_last_sweeps(stored):
     run, (target, ends) = stored
     assert [end.name for end in ends] == ["one/0", "one/1"]
@@ -50,6 +51,7 @@ def test_the_ends_of_chains_are_their_last_sweeps(stored):
         np.testing.assert_allclose(found, run.log_posterior[-1, number], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_chains_that_stay_apart_are_weighed_and_others_are_not(stored):
     _, (target, ends) = stored
     rng = np.random.default_rng(0)
