@@ -143,7 +143,7 @@ class SlabGravity:
         fourier, devices = self.fourier, self.slabs.devices
         modes = fourier.forward(white_noise)
         first = self._each(lambda e, m: self._over_laplacian(e, m) * self._amplitude(e, m), modes)
-        potential = self._each(lambda _, m: m * tf.cast(self._growth[0], m.dtype), first)
+        potential = self._each(lambda _, m: m * tf.constant(self._growth[0], m.dtype), first)
         if self.order == 2:
             seconds = [
                 fourier.inverse(self._each(lambda e, m, p=pair: self._product(e, m, p), first))
@@ -170,7 +170,7 @@ class SlabGravity:
                 for axis, own in enumerate(upstream)
             ]
             total = self._each(lambda _, *m: tf.add_n(m), *parts)
-            onto = self._each(lambda _, m: m * tf.cast(self._growth[0], m.dtype), total)
+            onto = self._each(lambda _, m: m * tf.constant(self._growth[0], m.dtype), total)
             if self.order == 2:
                 to_source = fourier.forward_adjoint(self._each(self._second_potential, total))
                 by_slab = [pull(own) for pull, own in zip(pull_sources, to_source, strict=True)]
@@ -223,7 +223,7 @@ class SlabGravity:
 
     def _second_potential(self, number: int, source: Tensor) -> Tensor:
         # of the inverse Laplacian, hence the sign
-        factor = tf.cast(-self._growth[1], source.dtype)
+        factor = tf.constant(-self._growth[1], source.dtype)
         return self._over_laplacian(number, source) * factor
 
     def _product(self, number: int, modes: Tensor, pair: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,7 +96,6 @@ class ShardedPosterior:
             tf.function(self._likelihood_of(number), jit_compile=jit_compile)
             for number in range(len(self.slabs))
         ]
-        self._value_and_gradient = tf.function(self._work_out)
 
     def value_and_gradient(
         self, white_noise: Sequence[Tensor], theta: Tensor
@@ -115,7 +115,7 @@ class ShardedPosterior:
             tf.errors.InvalidArgumentError: if a particle has come farther than the ghost planes.
         """
         self.slabs.check(white_noise)
-        value, slabs, of_theta = self._value_and_gradient(list(white_noise), theta)
+        value, slabs, of_theta = self.graph_function(*white_noise, theta)
         return value, list(slabs), of_theta
 
     def log_prob(self, white_noise: Sequence[Tensor], theta: Tensor) -> Tensor:
@@ -144,12 +144,17 @@ class ShardedPosterior:
 
         return log_prob(*white_noise, theta)
 
-    def concrete_function(self) -> Any:
-        """The traced graph of `value_and_gradient`, to be looked at."""
+    @functools.cached_property
+    def graph_function(self) -> Any:
+        """`value_and_gradient` as one graph, a function of D + 1 tensors.
+
+        Not by `tf.function`, which passes what it returns through operations on the first device.
+        """
         slab = (self.slabs.thickness, self.grid.num_cells, self.grid.num_cells)
-        return self._value_and_gradient.get_concrete_function(
-            [tf.TensorSpec(slab, self.config.dtype)] * len(self.slabs),
-            tf.TensorSpec([self.bias.parameters.size], self.config.dtype),
+        return tf.compat.v1.wrap_function(
+            lambda *state: self._work_out(state[:-1], state[-1]),
+            [tf.TensorSpec(slab, self.config.dtype)] * len(self.slabs)
+            + [tf.TensorSpec([self.bias.parameters.size], self.config.dtype)],
         )
 
     def _likelihood_of(self, number: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -198,7 +203,7 @@ class ShardedPosterior:
                 posterior.append(gradient - own)
         scale = self.config.prior_scale
         with tf.device(devices[0]):
-            of_theta = tf.add_n(to_theta) - theta / tf.cast(scale**2, theta.dtype)
+            of_theta = tf.add_n(to_theta) - theta / scale**2
             return tf.add_n([*values, normal_log_prob(theta, scale)]), posterior, of_theta
 
 
