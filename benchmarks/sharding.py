@@ -37,7 +37,9 @@ def main() -> None:
         [tf.config.LogicalDeviceConfiguration()] * MOST_DEVICES,
     )
     catalogue = load_nbody_box().catalogue
-    print("cells  devices  ghosts  peak [kB]  of one device's  received [kB]  time [ms]")
+    print(
+        "cells  devices  ghosts  peak [kB]  of one device's  received [kB]  written [kB]  time [ms]"
+    )
     for num_cells in arguments.num_cells:
         white_noise = np.random.default_rng(1).standard_normal([num_cells] * 3)
         whole = None
@@ -67,6 +69,7 @@ def main() -> None:
                 f"{num_cells:3d}^3  {count:7d}  {posterior.gravity.ghost_planes:6d}  "
                 f"{peak / 1e3:9.0f}  {peak / whole:15.3f}  "
                 f"{max(device.received for device in memory) / 1e3:13.0f}  "
+                f"{max(device.produced for device in memory) / 1e3:12.0f}  "
                 f"{1e3 * statistics.median(times):9.1f}",
                 flush=True,
             )

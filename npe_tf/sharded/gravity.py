@@ -22,7 +22,7 @@ from npe_tf.grid import Grid
 from npe_tf.painting import paint
 from npe_tf.power import linear_power
 from npe_tf.sharded.fft import SlabFourier
-from npe_tf.sharded.slabs import Slabs, extend, fold, recorded
+from npe_tf.sharded.slabs import Slabs, extend, fold, recorded, total
 
 __all__ = ["SlabGravity"]
 
@@ -169,10 +169,12 @@ class SlabGravity:
                 )
                 for axis, own in enumerate(upstream)
             ]
-            total = self._each(lambda _, *m: tf.add_n(m), *parts)
-            onto = self._each(lambda _, m: m * tf.constant(self._growth[0], m.dtype), total)
+            to_potential = self._each(lambda _, *m: total(m), *parts)
+            onto = self._each(lambda _, m: m * tf.constant(self._growth[0], m.dtype), to_potential)
             if self.order == 2:
-                to_source = fourier.forward_adjoint(self._each(self._second_potential, total))
+                to_source = fourier.forward_adjoint(
+                    self._each(self._second_potential, to_potential)
+                )
                 by_slab = [pull(own) for pull, own in zip(pull_sources, to_source, strict=True)]
                 terms = [
                     self._each(
@@ -180,7 +182,7 @@ class SlabGravity:
                     )
                     for pair, own in zip(_PAIRS, zip(*by_slab, strict=True), strict=True)
                 ]
-                onto = self._each(lambda _, *m: tf.add_n(m), onto, *terms)
+                onto = self._each(lambda _, *m: total(m), onto, *terms)
             white = self._each(
                 lambda e, m: self._over_laplacian(e, m) * self._amplitude(e, m), onto
             )
@@ -188,9 +190,7 @@ class SlabGravity:
 
         return fields, pull_back
 
-    def _each(
-        self, function: Callable[..., Tensor], *modes: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def _each(self, function: Callable[..., Tensor], *modes: Sequence[Tensor]) -> list[Tensor]:
         """Apply a function of the device's number and its modes on every device."""
         results = []
         for number, (device, *own) in enumerate(zip(self.slabs.devices, *modes, strict=True)):

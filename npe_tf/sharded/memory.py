@@ -25,11 +25,13 @@ class DeviceMemory(NamedTuple):
         peak: largest sum of what is held at once.
         largest: largest single tensor.
         received: all that comes from other devices in one evaluation.
+        produced: all that operations write in one evaluation, besides what is received.
     """
 
     peak: int
     largest: int
     received: int
+    produced: int
 
 
 def _size(tensor: Any) -> int:
@@ -80,7 +82,7 @@ def memory_by_device(function: Any, devices: Any) -> list[DeviceMemory]:
     result = []
     for name in devices:
         change = np.zeros(end + 2, np.int64)
-        largest = received = 0
+        largest = received = produced = 0
         for (tensor_name, device), (first, last) in spans.items():
             if device != short[name]:
                 continue
@@ -88,6 +90,10 @@ def memory_by_device(function: Any, devices: Any) -> list[DeviceMemory]:
             change[first] += size
             change[last + 1] -= size
             largest = max(largest, size)
-            received += size if home[tensor_name] != device else 0
-        result.append(DeviceMemory(int(np.cumsum(change).max()), largest, received))
+            if home[tensor_name] == device:
+                produced += size
+            else:
+                received += size
+        peak = int(np.cumsum(change).max())
+        result.append(DeviceMemory(peak, largest, received, produced))
     return result

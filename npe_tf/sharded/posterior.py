@@ -15,7 +15,7 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.grid import Grid
 from npe_tf.posterior import GRAVITIES, PosteriorConfig, normal_log_prob
 from npe_tf.sharded.gravity import SlabGravity
-from npe_tf.sharded.slabs import Slabs, extend, fold, recorded
+from npe_tf.sharded.slabs import Slabs, extend, fold, recorded, total
 
 __all__ = ["ShardedPosterior"]
 
@@ -203,8 +203,8 @@ class ShardedPosterior:
                 posterior.append(gradient - own)
         scale = self.config.prior_scale
         with tf.device(devices[0]):
-            of_theta = tf.add_n(to_theta) - theta / scale**2
-            return tf.add_n([*values, normal_log_prob(theta, scale)]), posterior, of_theta
+            of_theta = total(to_theta) - theta / scale**2
+            return total([*values, normal_log_prob(theta, scale)]), posterior, of_theta
 
 
 def _check(config: PosteriorConfig) -> None:

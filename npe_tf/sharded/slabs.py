@@ -9,12 +9,14 @@ and played back on its device; what passes between slabs has its adjoint written
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["Slabs", "extend", "fold", "recorded"]
+__all__ = ["Slabs", "extend", "fold", "recorded", "total"]
 
 Tensor = Any
 
@@ -83,6 +85,15 @@ class Slabs:
                 f"Invalid value for argument `slabs`. Expected {len(self)} tensors of shape "
                 f"{shape}. Received: shapes {shapes}"
             )
+
+
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """Sum of tensors in their order.
+
+    Not `tf.add_n`, which starts with whichever input it may overwrite at that moment: the same
+    graph would round differently from call to call.
+    """
+    return functools.reduce(operator.add, terms)
 
 
 def recorded(
@@ -165,5 +176,5 @@ def fold(extended: Sequence[Tensor], width: int, devices: Sequence[str]) -> list
             gap = middle.shape[0] - width
             low = tf.pad(after[number - 1], [[0, gap], *rest])
             high = tf.pad(before[(number + 1) % len(before)], [[gap, 0], *rest])
-            folded.append(tf.add_n([middle, low, high]))
+            folded.append(total([middle, low, high]))
     return folded

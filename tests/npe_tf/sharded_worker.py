@@ -7,7 +7,6 @@ the graph asks of each device. Run by `test_sharded.py`.
 import json
 import sys
 
-import numpy as np
 import tensorflow as tf
 
 from npe_tf.posterior import PosteriorConfig
@@ -24,13 +23,14 @@ def main():
     config = PosteriorConfig(request["num_cells"], 2e12, **request["options"])
     jit_compile = request["jit_compile"]
     catalogue, (white_noise, theta) = haloes(config), state(config)
-    expected = value_and_gradient(config, catalogue, white_noise, theta)
+    expected = value_and_gradient(config, catalogue, white_noise, theta, None, jit_compile)
     found = []
     for count in request["counts"]:
         devices = [f"CPU:{i}" for i in range(count)]
         posterior = ShardedPosterior(config, catalogue, devices, jit_compile=jit_compile)
         slabs = posterior.slabs.scatter(white_noise)
         value, gradient, of_theta = posterior.value_and_gradient(slabs, tf.constant(theta))
+        again = posterior.value_and_gradient(slabs, tf.constant(theta))
         operations = posterior.graph_function.graph.get_operations()
         memory = memory_by_device(posterior.graph_function, devices)
         received = [device.received for device in memory]
@@ -38,6 +38,7 @@ def main():
             {
                 "count": count,
                 "errors": compare((value, gradient, of_theta), expected),
+                "repeats": compare(again, (value, tf.concat(gradient, 0), of_theta)) == [0, 0, 0],
                 "homes": [part.backing_device[-5:] for part in [*slabs, *gradient]],
                 "unplaced": sorted({op.type for op in operations if not op.device and op.outputs}),
                 "peaks": [device.peak for device in memory],

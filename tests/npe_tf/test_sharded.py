@@ -14,7 +14,7 @@ from npe_tf.catalogue import Catalogue
 from npe_tf.cosmology import Cosmology
 from npe_tf.grid import Grid
 from npe_tf.painting import paint
-from npe_tf.posterior import PosteriorConfig
+from npe_tf.posterior import FieldPosterior, PosteriorConfig
 from npe_tf.sharded.fft import SlabFourier
 from npe_tf.sharded.gravity import SlabGravity
 from npe_tf.sharded.posterior import ShardedPosterior
@@ -42,9 +42,17 @@ def state(config):
     return white_noise.astype(config.dtype), theta.astype(config.dtype)
 
 
-def value_and_gradient(config, catalogue, white_noise, theta, completeness=None):
+def value_and_gradient(config, catalogue, white_noise, theta, completeness=None, jit_compile=False):
     """Of the posterior on one device."""
-    posterior = config.build(catalogue, completeness)
+    parts = config.build(catalogue, completeness)
+    posterior = FieldPosterior(
+        parts.initial_field,
+        parts.gravity,
+        parts.bias,
+        parts.likelihood,
+        parts.prior_scale,
+        jit_compile=jit_compile,
+    )
 
     @tf.function
     def work_out(white_noise, theta):
@@ -96,14 +104,11 @@ def check_report(report, num_cells, tolerance, itemsize):
         assert 0 <= received - travels < 1000  # theta, its gradient and the values of the slabs
 
 
-def test_two_and_four_devices():
-    reports = in_a_process(
-        num_cells=16, options={"dtype": "float64"}, counts=[2, 4], jit_compile=False
+def test_four_devices():
+    [report] = in_a_process(
+        num_cells=16, options={"dtype": "float64"}, counts=[4], jit_compile=False
     )
-    for report in reports:
-        check_report(report, 16, 1e-10, 8)
-    two, four = (max(report["peaks"]) for report in reports)
-    assert 0.5 <= four / two < 0.6
+    check_report(report, 16, 1e-10, 8)
 
 
 @pytest.mark.slow
@@ -121,6 +126,7 @@ def test_one_two_and_four_devices_compiled(options, tolerance):
     reports = in_a_process(num_cells=16, options=options, counts=[1, 2, 4], jit_compile=True)
     for report in reports:
         check_report(report, 16, tolerance, 8 if options["dtype"] == "float64" else 4)
+        assert report["repeats"]
     one, two, four = (max(report["peaks"]) for report in reports)
     # what is beyond 1/D: ghost planes
     assert 0.5 <= two / one < 0.6
@@ -183,20 +189,19 @@ def test_ghost_planes(count, width):
     np.testing.assert_allclose(np.concatenate(folded), expected, atol=1e-15)
 
 
-@pytest.mark.parametrize("scheme", ["ngp", "cic", "tsc"])
-def test_a_mesh_that_is_no_cube(scheme):
+def test_a_mesh_that_is_no_cube():
     positions = np.random.default_rng(0).uniform(0, 4, (3, 50)) + [[1.0], [0.0], [0.0]]
-    box = paint(positions, (7, 4, 5), scheme).numpy()
-    cube = paint(positions, 20, scheme).numpy()
+    box = paint(positions, (7, 4, 5)).numpy()
+    cube = paint(positions, 20).numpy()
     # fold the cube, in which nothing wraps below zero but the clouds of the first planes
     expected = np.zeros((7, 4, 5))
     index = np.indices(cube.shape) - np.where(np.indices(cube.shape) > 10, 20, 0)
     np.add.at(expected, (index[0] % 7, index[1] % 4, index[2] % 5), cube)
     np.testing.assert_allclose(box, expected, atol=1e-12)
     with pytest.raises(ValueError, match="`masses`.*no cube"):
-        paint(positions, (7, 4, 5), scheme, np.ones(50))
+        paint(positions, (7, 4, 5), "tsc", np.ones(50))
     with pytest.raises(ValueError, match=r"`num_cells`.*\(7, 4\)"):
-        paint(positions, (7, 4), scheme)
+        paint(positions, (7, 4))
 
 
 @pytest.mark.parametrize("padding", ["periodic", "valid"])
@@ -246,9 +251,10 @@ def test_a_tape_finds_the_gradient():
         value = 2.0 * posterior.log_prob(slabs, theta)
     gradients = tape.gradient(value, [*slabs, theta])
     expected, by_slab, of_theta = posterior.value_and_gradient(slabs, theta)
-    assert value.numpy() == 2.0 * expected.numpy()
+    assert value.numpy() == pytest.approx(2.0 * expected.numpy(), rel=1e-14)
     for found, gradient in zip(gradients, [*by_slab, of_theta], strict=True):
-        np.testing.assert_array_equal(found, 2.0 * gradient.numpy())
+        # not exactly: what is not compiled may sum a tape's gradients in any order
+        np.testing.assert_allclose(found, 2.0 * gradient.numpy(), rtol=1e-10, atol=1e-12)
 
 
 @functools.cache
