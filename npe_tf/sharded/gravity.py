@@ -244,8 +244,12 @@ class SlabGravity:
         along_x = displacement[0]
         planes, side = along_x.shape[0], self.grid.num_cells
         farthest = tf.reduce_max(tf.abs(tf.stop_gradient(along_x)))
-        # what is not a number compares as false and goes on to where it is rejected
-        near = tf.logical_not(farthest >= tf.cast(self.farthest, farthest.dtype))
+        # what is not finite goes on to where it is rejected; written so that no simplification of
+        # the comparison takes it for one of numbers
+        near = tf.logical_or(
+            farthest < tf.cast(self.farthest, farthest.dtype),
+            tf.logical_not(tf.math.is_finite(farthest)),
+        )
         check = tf.debugging.Assert(
             near,
             [
