@@ -85,7 +85,7 @@ class PoissonLikelihood:
                 f"Invalid value for argument `margin`. Expected less than half of num_cells="
                 f"{grid.num_cells}. Received: margin={margin}"
             )
-        self.shape = (num_kept,) * 3
+        self.shape: tuple[int, int, int] = (num_kept,) * 3
 
         selected = catalogue.above(mass_threshold)
         voxel = np.stack(np.unravel_index(selected.voxel_index(grid.num_cells), grid.shape))
@@ -194,6 +194,30 @@ class PoissonLikelihood:
             window[destination[seen]] = completeness.ravel()[seen]
             moved._completeness = window.reshape(self.shape)
         return moved
+
+    def slab(self, first: int, last: int) -> PoissonLikelihood:
+        """The share of some planes of voxels; the shares of all planes add up to the whole.
+
+        Args:
+            first: of the planes along the first axis of `shape`, from 0.
+            last: the one after the last.
+
+        Returns:
+            A likelihood of mass functions of batch shape `[last - first, ...]`, possibly without a
+            halo.
+        """
+        part = copy.copy(self)
+        plane = self.shape[1] * self.shape[2]
+        inside = (self.voxels >= first * plane) & (self.voxels < last * plane)
+        part.shape = (last - first, *self.shape[1:])
+        part.voxels = self.voxels[inside] - first * plane
+        part.log_masses = self.log_masses[inside]
+        part.num_haloes = int(inside.sum())
+        if self._completeness is not None:
+            part._completeness = self._completeness[first:last]
+            at_haloes = part._completeness.ravel()[part.voxels]
+            part._log_completeness = float(np.sum(np.log(at_haloes)))
+        return part
 
     @property
     def counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 Tensor = Any
+# vertices along each side of a cube, or along each axis of a box
+Sides = int | tuple[int, int, int]
 
 
 class _Stencil(NamedTuple):
@@ -97,9 +99,9 @@ MASS_ASSIGNMENTS = tuple(_STENCILS)
 
 def _extended(mesh: Tensor, width: int) -> Tensor:
     """Repeat the first vertices of a periodic mesh behind the last, so that no block wraps."""
-    size = mesh.shape[0]
-    i = tf.range(size + width - 1) % size
-    cell = (i[:, tf.newaxis, tf.newaxis] * size + i[:, tf.newaxis]) * size + i
+    _, rows, columns = mesh.shape
+    i, j, k = (tf.range(size + width - 1) % size for size in mesh.shape)
+    cell = (i[:, tf.newaxis, tf.newaxis] * rows + j[:, tf.newaxis]) * columns + k
     return tf.gather(tf.reshape(mesh, [-1]), cell)
 
 
@@ -114,19 +116,26 @@ def _folded(mesh: Tensor, width: int) -> Tensor:
     return mesh
 
 
-def _cells(stencil: _Stencil, side: int) -> list[Tensor]:
+def _cells(stencil: _Stencil, mesh: Tensor) -> list[Tensor]:
     """Places of the vertices of a block, in turn, in an extended mesh, `[P]` each."""
+    _, rows, columns = mesh.shape
     x, y, z = tf.unstack(stencil.first)
-    corner = (x * side + y) * side + z
+    corner = (x * rows + y) * columns + z
     vertices = itertools.product(range(len(stencil.weight)), repeat=3)
-    return [corner + ((a * side + b) * side + c) for a, b, c in vertices]
+    return [corner + ((a * rows + b) * columns + c) for a, b, c in vertices]
 
 
-def _assign(positions: Tensor, mass: Tensor | None, num_cells: int, scheme: str) -> Tensor:
+def _stencil(positions: Tensor, num_cells: Sides, scheme: str) -> _Stencil:
+    sides = num_cells if isinstance(num_cells, int) else tf.constant(num_cells)[:, tf.newaxis]
+    return _STENCILS[scheme](positions, sides)
+
+
+def _assign(positions: Tensor, mass: Tensor | None, num_cells: Sides, scheme: str) -> Tensor:
     """Mass at each vertex, `[N, N, N]`, of particles of mass `[P]`, or of one."""
-    stencil = _STENCILS[scheme](positions, num_cells)
+    stencil = _stencil(positions, num_cells, scheme)
     width = len(stencil.weight)
-    empty = tf.zeros([num_cells + width - 1] * 3, positions.dtype)
+    sides = (num_cells,) * 3 if isinstance(num_cells, int) else num_cells
+    empty = tf.zeros([side + width - 1 for side in sides], positions.dtype)
     # a GPU would take the particles one by one
     add = _add_vertices if tf.config.list_logical_devices("GPU") else _add_blocks
     return _folded(add(empty, stencil, mass), width)
@@ -160,7 +169,7 @@ def _add_vertices(mesh: Tensor, stencil: _Stencil, mass: Tensor | None) -> Tenso
     """Add one vertex of all particles' blocks after another."""
     flat = tf.reshape(mesh, [-1])
     shares = itertools.product(*_by_axis(stencil.weight))
-    for cell, (x, y, z) in zip(_cells(stencil, mesh.shape[0]), shares, strict=True):
+    for cell, (x, y, z) in zip(_cells(stencil, mesh), shares, strict=True):
         share = x * y * z if mass is None else x * y * z * mass
         flat = tf.tensor_scatter_nd_add(flat, cell[:, tf.newaxis], share)
     return tf.reshape(flat, mesh.shape)
@@ -170,7 +179,7 @@ def _read(mesh: Tensor, stencil: _Stencil) -> list[Tensor]:
     """What a mesh `[N, N, N]` is at the vertices of the blocks in turn, `[P]` each."""
     extended = _extended(mesh, len(stencil.weight))
     table = tf.reshape(extended, [-1])
-    return [tf.gather(table, cell) for cell in _cells(stencil, extended.shape[0])]
+    return [tf.gather(table, cell) for cell in _cells(stencil, extended)]
 
 
 def _by_axis(shares: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -190,14 +199,14 @@ def _contract(block: list[Tensor], x: list[Tensor], y: list[Tensor], z: list[Ten
     return block[0]
 
 
-def _values(mesh: Tensor, positions: Tensor, num_cells: int, scheme: str) -> Tensor:
+def _values(mesh: Tensor, positions: Tensor, num_cells: Sides, scheme: str) -> Tensor:
     """Interpolation of a mesh `[N, N, N]` at the particles, `[P]`."""
-    stencil = _STENCILS[scheme](positions, num_cells)
+    stencil = _stencil(positions, num_cells, scheme)
     return _contract(_read(mesh, stencil), *_by_axis(stencil.weight))
 
 
 def _slopes(
-    meshes: Tensor, factors: Tensor | None, positions: Tensor, num_cells: int, scheme: str
+    meshes: Tensor, factors: Tensor | None, positions: Tensor, num_cells: Sides, scheme: str
 ) -> Tensor:
     """Derivative of sum_c factor_c times the interpolation of mesh c, `[3, P]`.
 
@@ -211,7 +220,7 @@ def _slopes(
         num_cells: N.
         scheme: the mass assignment.
     """
-    stencil = _STENCILS[scheme](positions, num_cells)
+    stencil = _stencil(positions, num_cells, scheme)
     blocks = [_read(mesh, stencil) for mesh in tf.unstack(meshes)]
     if factors is not None:
         pairs = zip(tf.unstack(factors), blocks, strict=True)
@@ -240,7 +249,7 @@ class _Compiled(NamedTuple):
 
 
 @functools.cache
-def _compiled(num_cells: int, scheme: str) -> _Compiled:
+def _compiled(num_cells: Sides, scheme: str) -> _Compiled:
     return _Compiled(
         tf.function(lambda x, m: _assign(x, m, num_cells, scheme), jit_compile=True),
         tf.function(lambda f, x: _values(f, x, num_cells, scheme), jit_compile=True),
@@ -248,7 +257,7 @@ def _compiled(num_cells: int, scheme: str) -> _Compiled:
     )
 
 
-def _check(positions: Tensor, num_cells: int, scheme: str) -> _Compiled:
+def _check(positions: Tensor, num_cells: Sides, scheme: str) -> _Compiled:
     if len(positions.shape) != 2 or positions.shape[0] != 3:
         raise ValueError(
             "Invalid value for argument `positions`. Expected shape [3, P]. Received: shape "
@@ -259,23 +268,29 @@ def _check(positions: Tensor, num_cells: int, scheme: str) -> _Compiled:
             f"Invalid value for argument `mass_assignment`. Expected one of {MASS_ASSIGNMENTS}. "
             f"Received: mass_assignment={scheme!r}"
         )
-    if isinstance(num_cells, bool) or not isinstance(num_cells, (int, np.integer)) or num_cells < 1:
+    sides = num_cells if isinstance(num_cells, tuple) else (num_cells,)
+    if len(sides) not in (1, 3) or not all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sides
+    ):
         raise ValueError(
             "Invalid value for argument `num_cells`. Expected a positive integer. Received: "
             f"num_cells={num_cells!r}"
         )
-    return _compiled(int(num_cells), scheme)
+    if len(sides) == 1:
+        return _compiled(int(sides[0]), scheme)
+    return _compiled((int(sides[0]), int(sides[1]), int(sides[2])), scheme)
 
 
 def paint(
-    positions: Tensor, num_cells: int, mass_assignment: str = "tsc", masses: Tensor | None = None
+    positions: Tensor, num_cells: Sides, mass_assignment: str = "tsc", masses: Tensor | None = None
 ) -> Tensor:
     """Paint particles on a periodic mesh.
 
     Args:
         positions: `[3, P]` in units of the cell; any real number, wrapped periodically. A particle
             at an integer position is centred on that vertex.
-        num_cells: vertices along each side, N.
+        num_cells: vertices along each side, N; a tuple of three for a mesh that is no cube, with
+            masses of one only.
         mass_assignment: ``"ngp"``, ``"cic"`` or ``"tsc"``.
         masses: `[P]`, or `[C, P]` for C meshes of the same particles; by default ones.
 
@@ -299,6 +314,11 @@ def paint(
             return compiled.assign(tf.stop_gradient(positions), None), gradient
 
         return paint_ones(positions)
+    if isinstance(num_cells, tuple):
+        raise ValueError(
+            "Invalid value for argument `masses`. Expected None for a mesh that is no cube. "
+            f"Received: masses with num_cells={num_cells!r}"
+        )
     masses = tf.convert_to_tensor(masses, positions.dtype)
     if masses.shape.rank not in (1, 2) or masses.shape[-1] != positions.shape[-1]:
         raise ValueError(

@@ -32,7 +32,7 @@ from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.negative_binomial import NegativeBinomialLikelihood
 from npe_tf.peak_background import mass_variance
 
-__all__ = ["GRAVITIES", "FieldPosterior", "PosteriorConfig"]
+__all__ = ["GRAVITIES", "FieldPosterior", "PosteriorConfig", "normal_log_prob"]
 
 Tensor = Any
 
@@ -126,11 +126,11 @@ class FieldPosterior:
 
     def log_prior_field(self, white_noise: Tensor) -> Tensor:
         """Normalised standard normal log density of white noise, float64 scalar."""
-        return _normal_log_prob(white_noise, 1.0)
+        return normal_log_prob(white_noise, 1.0)
 
     def log_prior_parameters(self, theta: Tensor) -> Tensor:
         """Normalised log prior density of the bias parameters, float64 scalar."""
-        return _normal_log_prob(theta, self.prior_scale)
+        return normal_log_prob(theta, self.prior_scale)
 
     def log_prob(self, white_noise: Tensor, theta: Tensor) -> Tensor:
         """Joint log posterior density, up to the evidence.
@@ -412,7 +412,16 @@ class PosteriorConfig:
         return cls(**{k: v.item() if hasattr(v, "item") else v for k, v in own.items()})
 
 
-def _normal_log_prob(x: Tensor, scale: float) -> Tensor:
+def normal_log_prob(x: Tensor, scale: float) -> Tensor:
+    """Normalised log density of independent normals of mean zero, summed in float64.
+
+    Args:
+        x: of any known shape.
+        scale: standard deviation of each.
+
+    Returns:
+        A float64 scalar.
+    """
     size = math.prod(x.shape)
     squares = tf.reduce_sum(tf.cast(tf.square(x), tf.float64))
     constant = size * (math.log(scale) + 0.5 * math.log(2.0 * math.pi))
