@@ -146,7 +146,6 @@ def main() -> None:
 
     def score(architecture: Architecture, number: int) -> PartScore:
         fits: list[Any] = []
-        threshold = math.log(config.mass_threshold)
         found = score_held_out(
             architecture.bias(
                 math.log(config.mass_threshold), dtype="float64", counts=config.counts
