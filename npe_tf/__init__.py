@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import layers as layers
     import samplers as samplers
-    import npe_tf.bias as bias
+    from npe_tf import bias as bias
     from npe_tf.bias.architecture import Architecture as Architecture
     from npe_tf.bias.neural import NeuralBias as NeuralBias
     from npe_tf.bias.neural import neural_bias_model as neural_bias_model

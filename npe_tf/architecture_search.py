@@ -277,14 +277,12 @@ class ArchitectureSearch:
         Args:
             num_trials: networks in all, without the paper's.
         """
-        known = [len(self._known.get(_key(dataclasses.asdict(Architecture())), {}))]
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state.is_finished() and trial.user_attrs.get("reason") != INTERRUPTED:
-                known.append(len(self._parts))
-            elif "architecture" in trial.user_attrs and not trial.state.is_finished():
-                known.append(len(self._known.get(_key(trial.user_attrs["architecture"]), {})))
-        needed = (1 + num_trials) * len(self._parts)
-        return max(0, needed - sum(min(number, len(self._parts)) for number in known))
+        ended = self._ended()
+        over = {_key(trial.user_attrs["architecture"]) for trial in ended}
+        over -= {_key(dataclasses.asdict(Architecture()))}
+        wanted = {str(number) for number in self._parts}
+        known = sum(len(wanted & set(of)) for key, of in self._known.items() if key not in over)
+        return max(0, (1 + num_trials - len(ended)) * len(wanted) - known)
 
     def _ended(self) -> list[Any]:
         return [
@@ -320,6 +318,10 @@ class ArchitectureSearch:
                 "Invalid value for argument `parts`. Expected two or more. Received: "
                 f"parts={list(parts)}"
             )
+        kept = self.study.user_attrs.get("confirmation", {})
+        own = _attributes(architecture)
+        if kept.get("on") == list(parts) and kept["architecture"] == own["architecture"]:
+            return kept["gain"], kept["gain_standard_error"]
         ours, theirs = (
             [self._part(network, number) for number in parts]
             for network in (architecture, Architecture())
@@ -328,7 +330,7 @@ class ArchitectureSearch:
         self.study.set_user_attr(
             "confirmation",
             {
-                **_attributes(architecture),
+                **own,
                 "on": list(parts),
                 "log_likelihood": [score.log_likelihood for score in ours],
                 "reference_log_likelihood": [score.log_likelihood for score in theirs],

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from layers import MultipoleConv3D, MultipolePower, MultipoleProduct
+from layers.arguments import invalid, is_integer
 from layers.components import component_family
 from npe_tf.bias.counts import with_counts
 from npe_tf.bias.neural import LogDensity, NeuralBias, mixture_head
@@ -70,25 +71,25 @@ class Architecture:
             ("num_layers", (1, 2, 3)),
             ("num_components", (1, 2, 3, 4)),
         ):
-            if not _is_integer(getattr(self, name)) or getattr(self, name) not in allowed:
-                raise _invalid(name, f"one of {allowed}", getattr(self, name))
-        if not _is_integer(self.features) or self.features < 1:
-            raise _invalid("features", "a positive integer", self.features)
+            if not is_integer(getattr(self, name)) or getattr(self, name) not in allowed:
+                raise invalid(name, f"one of {allowed}", getattr(self, name))
+        if not is_integer(self.features) or self.features < 1:
+            raise invalid("features", "a positive integer", self.features)
         possible = [(0,), (0, 1), (0, 2), (0, 1, 2)]
         given = tuple(self.orders) if isinstance(self.orders, (list, tuple)) else self.orders
-        if given not in possible or not all(_is_integer(order) for order in given):
-            raise _invalid("orders", f"one of {possible}", self.orders)
+        if given not in possible or not all(is_integer(order) for order in given):
+            raise invalid("orders", f"one of {possible}", self.orders)
         # JSON has lists only
         object.__setattr__(self, "orders", given)
         if self.invariants not in INVARIANTS:
-            raise _invalid("invariants", f"one of {INVARIANTS}", self.invariants)
+            raise invalid("invariants", f"one of {INVARIANTS}", self.invariants)
         if self.invariants == "product" and given == (0,):
-            raise _invalid("invariants", "'power' where there is l = 0 alone", self.invariants)
+            raise invalid("invariants", "'power' where there is l = 0 alone", self.invariants)
         if self.family not in ("normal", "tapered_pareto"):
-            raise _invalid("family", "'normal' or 'tapered_pareto'", self.family)
+            raise invalid("family", "'normal' or 'tapered_pareto'", self.family)
         component_family(self.family, self.parameterisation)
         if isinstance(self.softening, bool) or not isinstance(self.softening, (int, float)):
-            raise _invalid("softening", "a positive number", self.softening)
+            raise invalid("softening", "a positive number", self.softening)
         LogDensity(self.softening)
 
     @property
@@ -219,10 +220,10 @@ class Architecture:
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
-            raise _invalid("text", "JSON of an architecture", text) from error
+            raise invalid("text", "JSON of an architecture", text) from error
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(fields, dict) or not set(fields) <= set(names):
-            raise _invalid("text", f"a JSON object with some of {names}", text)
+            raise invalid("text", f"a JSON object with some of {names}", text)
         return cls(**fields)
 
 
@@ -247,15 +248,5 @@ def recommended(mass_threshold: float = 2e12, **options: Any) -> NeuralBias:
         ValueError: if the threshold is no positive number.
     """
     if not (math.isfinite(mass_threshold) and mass_threshold > 0):
-        raise _invalid("mass_threshold", "a positive number", mass_threshold)
+        raise invalid("mass_threshold", "a positive number", mass_threshold)
     return RECOMMENDED.bias(math.log(mass_threshold), **options)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _invalid(name: str, expected: str, received: Any) -> ValueError:
-    return ValueError(
-        f"Invalid value for argument `{name}`. Expected {expected}. Received: {name}={received!r}"
-    )

@@ -181,7 +181,10 @@ def test_confirmation_on_other_parts(tmp_path):
     found.run(1, [BETTER])
     gain, error = found.confirm(BETTER, [4, 5])
     assert (gain, error) == (10.0, 1.0)
-    kept = to_dict(search(tmp_path, Scores(), parts=(0, 1)))["confirmation"]
+    again = Scores()
+    resumed = search(tmp_path, again, parts=(0, 1))
+    assert resumed.confirm(BETTER, [4, 5]) == (10.0, 1.0) and again.asked == []
+    kept = to_dict(resumed)["confirmation"]
     assert kept["gain"] == 10.0 and kept["on"] == [4, 5]
     assert kept["log_likelihood"] == [-4989.0, -5991.0]
     # the search's own parts are as they were
