@@ -26,8 +26,6 @@ __all__ = ["ArchitectureSearch", "PartScore", "SearchSpace", "best", "table", "t
 NUM_ERRORS = 3.0
 """Standard errors of a gain over the paper's network from which a network counts as better."""
 
-INTERRUPTED = "interrupted"
-
 Row = dict[str, Any]
 
 
@@ -213,7 +211,9 @@ class ArchitectureSearch:
         study = self._optuna.create_study(
             study_name="architectures", storage=storage, load_if_exists=True, direction="maximize"
         )
-        settings = json.loads(json.dumps({**settings, "parts": list(parts)}))
+        settings = json.loads(
+            json.dumps({**settings, "parts": list(parts), "space": dataclasses.asdict(space)})
+        )
         kept = study.user_attrs.get("settings", settings)
         if kept != settings:
             other = sorted(k for k in {*kept, *settings} if kept.get(k) != settings.get(k))
@@ -236,20 +236,20 @@ class ArchitectureSearch:
         self._recover()
 
     def _recover(self) -> None:
-        """End the trials that a kill has left open, and propose them again."""
+        """End the trials that a kill has left open, and take up all scores."""
         states = self._optuna.trial.TrialState
-        reference = self.study.user_attrs.get("reference")
-        kept = [reference] if reference else []
+        kept = [self.study.user_attrs.get("reference", {})]
         for trial in self.study.get_trials(deepcopy=False):
-            if "architecture" in trial.user_attrs:
-                kept.append(trial.user_attrs)
+            kept.append(trial.user_attrs)
             if trial.state == states.RUNNING:
-                self.study._storage.set_trial_user_attr(trial._trial_id, "reason", INTERRUPTED)
                 self.study.tell(trial.number, state=states.FAIL)
-                self.study.enqueue_trial(trial.params)
+            elif trial.state == states.WAITING:
+                # the one that is asked for is the one that waits
+                self.study.tell(self.study.ask(), state=states.FAIL)
         for attributes in kept:
-            known = self._known.setdefault(_key(attributes["architecture"]), {})
-            known.update(attributes.get("parts", {}))
+            if "architecture" in attributes:
+                known = self._known.setdefault(_key(attributes["architecture"]), {})
+                known.update(attributes.get("parts", {}))
 
     def run(self, num_trials: int, architectures: Iterable[Architecture] = ()) -> None:
         """Score the paper's network, then those given, then what Optuna proposes.
@@ -258,18 +258,31 @@ class ArchitectureSearch:
             num_trials: networks in all, without the paper's; those that the file has count, unless
                 they were interrupted.
             architectures: to begin with; those that the file has are not begun again.
+
+        Raises:
+            ValueError: if one of them is outside the space.
         """
-        states = self._optuna.trial.TrialState
+        first = [(a, self._space.parameters(a)) for a in architectures]
+        first += [(a, self._space.parameters(a)) for a in self._interrupted()]
         self.score_reference()
-        trials = self.study.get_trials(deepcopy=False)
-        begun = {_key(t.user_attrs["architecture"]) for t in trials if t.user_attrs}
-        waiting = [t.system_attrs.get("fixed_params") for t in trials if t.state == states.WAITING]
-        for architecture in architectures:
-            parameters = self._space.parameters(architecture)
-            if _key(dataclasses.asdict(architecture)) not in begun and parameters not in waiting:
+        for architecture, parameters in first:
+            done = {_key(trial.user_attrs["architecture"]) for trial in self._ended()}
+            if _key(dataclasses.asdict(architecture)) not in done and self._is_short(num_trials):
                 self.study.enqueue_trial(parameters)
-        while len(self._ended()) < num_trials:
+                self._run_trial()
+        while self._is_short(num_trials):
             self._run_trial()
+
+    def _is_short(self, num_trials: int) -> bool:
+        return len(self._ended()) < num_trials
+
+    def _interrupted(self) -> list[Architecture]:
+        """Networks that were begun and neither scored nor given up."""
+        return [
+            _architecture(trial.user_attrs)
+            for trial in self.study.get_trials(deepcopy=False)
+            if "architecture" in trial.user_attrs and not _is_over(trial)
+        ]
 
     def parts_left(self, num_trials: int) -> int:
         """Scores that `run` still needs, at most.
@@ -285,11 +298,7 @@ class ArchitectureSearch:
         return max(0, (1 + num_trials - len(ended)) * len(wanted) - known)
 
     def _ended(self) -> list[Any]:
-        return [
-            t
-            for t in self.study.get_trials(deepcopy=False)
-            if t.state.is_finished() and t.user_attrs.get("reason") != INTERRUPTED
-        ]
+        return [trial for trial in self.study.get_trials(deepcopy=False) if _is_over(trial)]
 
     def score_reference(self) -> None:
         """Score the paper's network on the parts that are not known yet."""
@@ -493,6 +502,13 @@ def _held_out(scores: Sequence[PartScore]) -> HeldOut:
     )
 
 
+def _is_over(trial: Any) -> bool:
+    """Whether a trial has ended by itself: what failed says why, what was killed does not."""
+    return trial.state.is_finished() and (
+        trial.state.name != "FAIL" or "reason" in trial.user_attrs
+    )
+
+
 def _attributes(architecture: Architecture) -> Row:
     return {
         "architecture": json.loads(architecture.to_json()),
@@ -505,6 +521,7 @@ def _architecture(row: Row) -> Architecture:
 
 
 def _key(fields: Row) -> str:
+    """The same of an architecture and of what JSON has made of it."""
     return json.dumps(fields, sort_keys=True)
 
 

@@ -1,5 +1,6 @@
 """The search, with scores that are made up; `tests/experiments/test_search.py` fits."""
 
+import dataclasses
 import json
 import sys
 
@@ -73,7 +74,9 @@ def test_scores_are_compared_part_by_part(tmp_path):
     assert first["num_parameters"] == BETTER.num_parameters
     assert best(found.rows()) == (BETTER, True)
     assert best([reference, second]) == (Architecture(), False)
-    assert json.loads(json.dumps(to_dict(found)))["settings"] == {"grid": 8, "parts": [0, 1, 2, 3]}
+    settings = json.loads(json.dumps(to_dict(found)))["settings"]
+    assert (settings["grid"], settings["parts"]) == (8, [0, 1, 2, 3])
+    assert settings["space"]["max_radius"] == 2
     lines = table(found.rows()).splitlines()
     assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
     assert "(the paper)" in lines[2] and "10.0 ± 0.6" in lines[3]
@@ -101,6 +104,21 @@ def test_an_interrupted_search_goes_on(tmp_path, stop_after):
     assert len(scores.asked + again.asked) == len({*scores.asked, *again.asked}) == 12
     assert [row["gain"] for row in found.rows()] == [0.0, 10.0, -22.0]
     assert found.parts_left(2) == 0
+
+
+@pytest.mark.parametrize("stop_after", [5, 9, 13, 18])
+def test_what_optuna_proposed_before_a_kill_is_scored_after_it(tmp_path, stop_after):
+    scores = Scores(stop_after=stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, scores, prune=False).run(5)
+    begun = scores.asked[-1][0]
+    again = Scores()
+    found = search(tmp_path, again, prune=False)
+    found.run(5)
+    assert len(scores.asked + again.asked) == len({*scores.asked, *again.asked})
+    row = next(r for r in found.rows() if r["architecture"] == json.loads(begun.to_json()))
+    assert row["parts"] == [0, 1, 2, 3]
+    assert len(found._ended()) == 5
 
 
 def test_a_longer_search_adds_to_what_is_there(tmp_path):
@@ -174,6 +192,9 @@ def test_other_settings_are_refused(tmp_path):
         search(tmp_path, Scores(), settings={"grid": 16})
     with pytest.raises(ValueError, match=r"argument `settings`.*\['parts'\]"):
         search(tmp_path, Scores(), parts=(0, 1))
+    other = dataclasses.replace(SPACE, features=(1,))
+    with pytest.raises(ValueError, match=r"argument `settings`.*\['space'\]"):
+        ArchitectureSearch(tmp_path / "search.db", other, Scores(), (0, 1, 2, 3), {"grid": 8})
 
 
 def test_confirmation_on_other_parts(tmp_path):
