@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import layers as layers
     import samplers as samplers
+    from npe_tf import bias as bias
+    from npe_tf.bias.architecture import Architecture as Architecture
     from npe_tf.bias.neural import NeuralBias as NeuralBias
     from npe_tf.bias.neural import neural_bias_model as neural_bias_model
     from npe_tf.catalogue import Catalogue as Catalogue
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Architecture": "npe_tf.bias.architecture",
     "JointSettings": "npe_tf.inference",
     "LPT": "npe_tf.gravity.lpt",
     "Catalogue": "npe_tf.catalogue",
@@ -93,14 +96,17 @@ _HOMES = {
     "write_report": "npe_tf.report.contents",
 }
 _SIBLINGS = ("layers", "samplers")
+_PACKAGES = ("bias",)
 
-__all__ = [*_HOMES, *_SIBLINGS]  # noqa: PLE0604
+__all__ = [*_HOMES, *_SIBLINGS, *_PACKAGES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     """Import the home of a public name when it is first asked for."""
     if name in _SIBLINGS:
         value: Any = importlib.import_module(name)
+    elif name in _PACKAGES:
+        value = importlib.import_module(f"{__name__}.{name}")
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:

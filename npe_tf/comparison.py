@@ -23,9 +23,18 @@ from npe_tf.bias.model import BiasModel
 from npe_tf.catalogue import Catalogue
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
-from npe_tf.pretraining import pretrain
+from npe_tf.pretraining import Pretrained, pretrain
 
-__all__ = ["Comparison", "HeldOut", "ModelFit", "fit_model", "octants", "score_held_out", "table"]
+__all__ = [
+    "Comparison",
+    "HeldOut",
+    "ModelFit",
+    "dilate",
+    "fit_model",
+    "octants",
+    "score_held_out",
+    "table",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +190,31 @@ def octants(num_cells: int) -> NDArray[np.bool_]:
     return inside
 
 
+def dilate(mask: NDArray[np.bool_], buffer: int) -> NDArray[np.bool_]:
+    """A part of a periodic mesh with the voxels around it.
+
+    Args:
+        mask: `[N, N, N]`, true inside.
+        buffer: voxels along each axis, zero or more.
+
+    Returns:
+        `[N, N, N]`, true where some voxel of the part is at most `buffer` away along every axis.
+
+    Raises:
+        ValueError: if the buffer is no such number.
+    """
+    if isinstance(buffer, bool) or not isinstance(buffer, (int, np.integer)) or buffer < 0:
+        raise ValueError(
+            "Invalid value for argument `buffer`. Expected a non-negative integer. Received: "
+            f"buffer={buffer!r}"
+        )
+    grown = np.asarray(mask, dtype=bool)
+    for axis in range(grown.ndim):
+        shifts = range(-int(buffer), int(buffer) + 1)
+        grown = np.any([np.roll(grown, shift, axis) for shift in shifts], axis=0)
+    return grown
+
+
 def fit_model(
     name: str,
     bias: BiasModel,
@@ -215,8 +249,10 @@ def score_held_out(
     delta: ArrayLike,
     *,
     parts: ArrayLike | None = None,
+    buffer: int = 0,
     likelihood_class: type[PoissonLikelihood] = PoissonLikelihood,
     report: Callable[[str], None] | None = None,
+    inspect: Callable[[Pretrained], None] | None = None,
     **options: Any,
 ) -> HeldOut:
     """Log likelihood of the haloes of each part of the box, fitted to those of the others.
@@ -230,15 +266,20 @@ def score_held_out(
         mass_threshold: smallest mass [Msun/h].
         delta: overdensity `[N, N, N]` of the whole box.
         parts: `[parts, N, N, N]`, true inside; the octants by default.
+        buffer: voxels around a part whose haloes are hidden from its fit as well, along each axis.
+            With the receptive radius of a model or more, no voxel that was fitted sees the density
+            of the part. Models are compared at one buffer, since with it goes what is fitted.
         likelihood_class: that of the model's law of counts.
         report: called with a line after each part.
+        inspect: called with the fit that each part is scored by.
         **options: of `pretrain`.
 
     Returns:
         The scores, which are of all voxels of the part, those without haloes too.
 
     Raises:
-        ValueError: if the parts have another shape, or one of them has no halo.
+        ValueError: if the parts have another shape, one of them has no halo, or the buffer is
+            negative or leaves nothing to fit.
     """
     masks = octants(grid.num_cells) if parts is None else np.asarray(parts, dtype=bool)
     if masks.shape[1:] != grid.shape:
@@ -251,6 +292,13 @@ def score_held_out(
     density = tf.constant(np.asarray(delta), bias.dtype)
     scores, sizes = [], []
     for number, mask in enumerate(masks, 1):
+        surrounded = dilate(mask, buffer)
+        if np.all(surrounded):
+            raise ValueError(
+                "Invalid value for argument `buffer`. Expected a buffer that leaves voxels to fit "
+                f"around each part of a mesh of {grid.num_cells}^3. Received: buffer={buffer!r}"
+            )
+        fitted_to = ~surrounded.ravel()[voxels]
         hidden = mask.ravel()[voxels]
         seen, unseen = (
             likelihood_class(
@@ -259,9 +307,11 @@ def score_held_out(
                 mass_threshold,
                 completeness=window,
             )
-            for kept, window in ((~hidden, ~mask), (hidden, mask))
+            for kept, window in ((fitted_to, ~surrounded), (hidden, mask))
         )
         fitted = pretrain(bias, seen, delta, **options)
+        if inspect is not None:
+            inspect(fitted)
         theta = tf.constant(fitted.theta, bias.dtype)
         scores.append(float(unseen(bias.mass_function(density, theta))))
         sizes.append(unseen.num_haloes)

@@ -24,7 +24,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike, NDArray
 
 from npe_tf.bias.model import BiasModel
-from npe_tf.bias.neural import CENTRE, PSI, psi_rises, starting_mean_bias
+from npe_tf.bias.neural import CENTRE, PSI, psi_rises, response_scales, starting_mean_bias
 from npe_tf.catalogues.hdf5 import read_dataset
 from npe_tf.catalogues.heaps import file_has_sound_heaps
 from npe_tf.likelihood import PoissonLikelihood
@@ -86,8 +86,9 @@ class Pretrained:
 def random_parameters(bias: BiasModel, seed: int) -> NDArray[np.float64]:
     """Draw parameters as the layers' initialisers would, with spread-out kernels.
 
-    Kernels (the weights that multiply something) are drawn from N(0, 1/4); biases keep the
-    layers' own start, moved by N(0, 1/4).
+    Kernels (the weights that multiply something) are drawn from N(0, 1/4), those of convolutions
+    larger than the paper's from less, see `response_scales`; biases keep the layers' own start,
+    moved by N(0, 1/4).
 
     Args:
         bias: gives the number of parameters and their start.
@@ -100,7 +101,7 @@ def random_parameters(bias: BiasModel, seed: int) -> NDArray[np.float64]:
     start = np.zeros(bias.parameters.size)
     of_means = [n.startswith("mean_bias[") for n in bias.parameters.names]
     start[of_means] = starting_mean_bias(bias.family, sum(of_means))
-    return start + 0.5 * rng.standard_normal(start.size)
+    return start + 0.5 * response_scales(bias.model) * rng.standard_normal(start.size)
 
 
 def _check_counts(**counts: int) -> None:
@@ -320,7 +321,8 @@ class _Fit:
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         self.bias.parameters.assign(self.bias.model, tf.constant(candidate, dtype))
-        self._train(tf.constant(num_steps))
+        if num_steps:
+            self._train(tf.constant(num_steps))
         theta = self.bias.theta
         spent = num_steps
         if np.all(np.isfinite(theta)) and not self._is_dead(theta):

@@ -76,6 +76,7 @@ FLOORS = {
         "npe_tf.resimulation",
     ],
     5: [
+        "npe_tf.architecture_search",
         "npe_tf.chain_fits",
         "npe_tf.comparison",
         "npe_tf.export",
@@ -102,6 +103,7 @@ FLOORS = {
 
 # Imports within a floor, each for a reason: (importer, imported).
 SAME_FLOOR = [
+    ("npe_tf.architecture_search", "npe_tf.comparison"),
     ("npe_tf.cosmology", "npe_tf.background"),
     ("npe_tf.chain_layout", "npe_tf.checksums"),
     ("npe_tf.chain_store", "npe_tf.chain_layout"),
@@ -147,6 +149,7 @@ SAME_FLOOR = [
 # Packages that only these modules may import from outside.
 ONLY_FROM = {
     "layers": [
+        "npe_tf.bias.architecture",
         "npe_tf.bias.mass_resolved",
         "npe_tf.bias.model",
         "npe_tf.bias.neural",

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from layers import MixtureDensity, MultipoleConv3D
+from layers import MixtureDensity, MultipoleBasis, MultipoleConv3D, multipole_basis
 from layers.components import ComponentFamily, TaperedParetoComponents, component_family
 from layers.mixture_density import log_softplus
 from npe_tf.bias.counts import Dispersion, with_counts
@@ -31,9 +31,11 @@ __all__ = [
     "PapersNetwork",
     "check_psi",
     "log_softplus",
+    "mixture_head",
     "neural_bias_model",
     "possible_psi",
     "psi_rises",
+    "response_scales",
     "starting_mean_bias",
 ]
 
@@ -100,6 +102,42 @@ def starting_mean_bias(family: ComponentFamily, num_components: int) -> NDArray[
     return np.minimum(np.arange(num_components), 1.0)
 
 
+def mixture_head(
+    num_components: int,
+    log_mass_threshold: float,
+    parameterisation: str,
+    family: str | ComponentFamily,
+    seed: int,
+    dtype: str,
+) -> MixtureDensity:
+    """The last layer of the network: numbers of a voxel to its halo mass function.
+
+    Args:
+        num_components: T.
+        log_mass_threshold: log of the smallest halo mass [log of Msun/h].
+        parameterisation: with the family it sets where the components start.
+        family: of the components, see `HaloMassFunction`.
+        seed: of the kernels.
+        dtype: ``"float32"`` or ``"float64"``.
+
+    Returns:
+        The layer, which takes any number of features.
+    """
+    components = component_family(family, parameterisation)
+    is_pareto = isinstance(components, TaperedParetoComponents)
+    return MixtureDensity(
+        num_components,
+        log_mass_threshold=log_mass_threshold,
+        initial_width=_PARETO_WIDTH if is_pareto else _INITIAL_WIDTH[parameterisation],
+        kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
+        mean_bias_initializer=keras.initializers.Constant(_PARETO_STEP) if is_pareto else None,
+        family=family,
+        parameterisation=parameterisation,
+        dtype=dtype,
+        name="mixture_density",
+    )
+
+
 def neural_bias_model(
     num_cells: int | None = None,
     *,
@@ -135,8 +173,6 @@ def neural_bias_model(
         and `scale`, each `[batch, N', N', N', T]`, and of `dispersion` `[batch, 2]` unless counts
         are those of a Poisson process.
     """
-    components = component_family(family, parameterisation)
-    is_pareto = isinstance(components, TaperedParetoComponents)
     seeds = np.random.SeedSequence(seed).generate_state(2)
     delta = keras.Input((num_cells,) * 3 + (1,), dtype=dtype, name="delta")
     log_density = LogDensity(softening, dtype=dtype, name="log_density")(delta)
@@ -149,16 +185,8 @@ def neural_bias_model(
         dtype=dtype,
         name="neural_physical_engine",
     )(log_density)
-    mixture = MixtureDensity(
-        num_components,
-        log_mass_threshold=log_mass_threshold,
-        initial_width=_PARETO_WIDTH if is_pareto else _INITIAL_WIDTH[parameterisation],
-        kernel_initializer=keras.initializers.GlorotUniform(seed=int(seeds[1])),
-        mean_bias_initializer=keras.initializers.Constant(_PARETO_STEP) if is_pareto else None,
-        family=family,
-        parameterisation=parameterisation,
-        dtype=dtype,
-        name="mixture_density",
+    mixture = mixture_head(
+        num_components, log_mass_threshold, parameterisation, family, int(seeds[1]), dtype
     )(psi)
     outputs = with_counts(mixture, counts, dtype)
     return keras.Model(delta, outputs, name="neural_bias")
@@ -198,6 +226,36 @@ def check_psi(psi: str) -> None:
 def possible_psi(psi: str, names: Sequence[str]) -> str:
     """What is asked for, or ``"free"`` for networks without a kernel's centre."""
     return psi if CENTRE in names else "free"
+
+
+def response_scales(model: Any) -> NDArray[np.float64]:
+    """What a start of every parameter is multiplied with, `[size]`: less in larger kernels.
+
+    Inputs that hardly differ from cell to cell get from any kernel a response of the same spread as
+    from the paper's, of four weights for 3^3 cells. One for all that is no weight of a kernel.
+
+    Args:
+        model: any Keras model; without `MultipoleConv3D` all are one.
+
+    Returns:
+        In the order of `FlatParameters`; exactly one for the paper's network.
+    """
+    paper, scales = _response_spread(multipole_basis(3)), {}
+    for layer in getattr(model, "layers", []):
+        if isinstance(layer, MultipoleConv3D):
+            for order, basis, weights in zip(
+                layer.multipoles, layer.basis, layer.kernel_weights, strict=True
+            ):
+                spread = _response_spread(basis) / (2 * order + 1) * int(weights.shape[1])
+                scales[id(weights)] = math.sqrt(paper / spread)
+    return np.concatenate(
+        [np.full(int(np.prod(v.shape)), scales.get(id(v), 1.0)) for v in model.trainable_variables]
+    )
+
+
+def _response_spread(basis: MultipoleBasis) -> float:
+    """Of smooth inputs to all kernels of a basis, with random weights."""
+    return float(np.sum(np.square(np.abs(basis.kernels).sum(axis=(1, 2, 3)))))
 
 
 class PapersNetwork:

@@ -15,7 +15,8 @@ from experiments import command_line, infer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = (
-    "infer", "pretrain", "summarise", "figures", "check", "compare", "export", "simulate", "weigh"
+    "infer", "pretrain", "summarise", "figures", "check", "compare", "export", "simulate", "search",
+    "weigh",
 )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_every_program_is_a_console_script():
 def test_help_needs_nothing_heavy_and_says_how_to_begin(name, asked):
     code = (
         "import sys, atexit\n"
-        "heavy = ('tensorflow', 'keras', 'matplotlib', 'scipy', 'astropy', 'arviz')\n"
+        "heavy = ('tensorflow', 'keras', 'matplotlib', 'scipy', 'astropy', 'arviz', 'optuna')\n"
         "atexit.register(lambda: print('HEAVY', [m for m in heavy if m in sys.modules]))\n"
         f"from experiments.{name} import run\n"
         f"sys.argv[0] = 'npe-{name}'\n"
@@ -59,7 +60,7 @@ def test_help_needs_nothing_heavy_and_says_how_to_begin(name, asked):
     assert "HEAVY []" in text
     assert f"npe-{name} --" in text
     assert "Example" in text and f"Flags of npe-{name}:" in text
-    assert "[required]" in text or name in ("pretrain", "compare")
+    assert "[required]" in text or name in ("pretrain", "compare", "search")
     assert all(len(line) <= 100 for line in text.splitlines() if "flagfiles" not in line)
 
 

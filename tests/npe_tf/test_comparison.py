@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from npe_tf.catalogue import Catalogue
-from npe_tf.comparison import Comparison, HeldOut, ModelFit, octants, score_held_out, table
+from npe_tf.comparison import Comparison, HeldOut, ModelFit, dilate, octants, score_held_out, table
 from npe_tf.grid import Grid
 from npe_tf.likelihood import PoissonLikelihood
 from npe_tf.negative_binomial import NegativeBinomialLikelihood
@@ -101,6 +101,55 @@ def test_hidden_haloes_do_not_reach_the_fit():
         scores.append(scored.log_likelihood[0])
     np.testing.assert_allclose(*parameters, rtol=1e-4, atol=1e-4)
     assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("buffer", [0, 1, 2])
+def test_the_buffer_is_as_wide_as_a_kernel_sees(buffer):
+    """A part with its buffer is all that a kernel of that radius reaches from it."""
+    mask = octants(8)[6]
+    reached = np.zeros_like(mask)
+    for voxel in np.argwhere(mask):
+        for shift in np.ndindex((2 * buffer + 1,) * 3):
+            reached[tuple((voxel + np.array(shift) - buffer) % 8)] = True
+    np.testing.assert_array_equal(dilate(mask, buffer), reached)
+
+
+def test_what_is_in_the_buffer_does_not_reach_the_fit(monkeypatch):
+    catalogue, theta = haloes()
+    seen = []
+
+    def fixed(bias, likelihood, delta, **options):
+        seen.append(likelihood)
+        return type("Fitted", (), {"theta": theta})
+
+    monkeypatch.setattr("npe_tf.comparison.pretrain", fixed)
+    octant = octants(GRID.num_cells)[2]
+    scores = [
+        score_held_out(
+            build(), GRID, catalogue, THRESHOLD, DELTA, parts=octant[None], buffer=buffer
+        )
+        for buffer in (0, 1)
+    ]
+    # what is scored is the same
+    assert scores[0] == scores[1]
+    near = dilate(octant, 1).ravel()[catalogue.voxel_index(GRID.num_cells)]
+    assert seen[1].num_haloes == np.sum(~near) < seen[0].num_haloes
+    # the likelihood of the fit is of those voxels alone
+    found = build().mass_function(tf.constant(DELTA), tf.constant(theta))
+    expected = seen[0](found) - float(seen[1](found))
+    ring = dilate(octant, 1) & ~octant
+    between = ring.ravel()[catalogue.voxel_index(GRID.num_cells)]
+    kept = Catalogue(catalogue.positions[between], catalogue.mass[between], catalogue.box_size)
+    of_ring = PoissonLikelihood(GRID, kept, THRESHOLD, completeness=ring)
+    np.testing.assert_allclose(float(of_ring(found)), float(expected), rtol=1e-9)
+
+
+@pytest.mark.parametrize("buffer", [-1, 1.0, True, 2])
+def test_a_bad_buffer_is_named(buffer):
+    """Of an octant of 4^3 cells a buffer of two leaves nothing on 8^3."""
+    catalogue, _ = haloes()
+    with pytest.raises(ValueError, match="argument `buffer`"):
+        score_held_out(build(), GRID, catalogue, THRESHOLD, DELTA, buffer=buffer)
 
 
 @pytest.mark.slow
