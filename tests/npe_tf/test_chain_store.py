@@ -457,6 +457,7 @@ def test_chain_of_a_different_run(path):
         "  names: expected ['a', 'c'], received ['a', 'b']",
         "  edges: expected [1.0], received array([ 1., nan])",
         "  version: expected '2', received none",
+        "The settings it was begun with go on with it; another folder starts anew.",
     ]
     ChainStore.open(path, "r+", attributes).close()  # the lock was given back
 

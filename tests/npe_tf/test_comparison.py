@@ -163,6 +163,7 @@ def test_the_true_model_wins_on_hidden_haloes():
     assert power_law.gain(linear)[0] > 1.0
 
 
+@pytest.mark.slow
 def test_a_compiled_fit_is_the_same_fit():
     catalogue, _ = haloes()
     likelihood = PoissonLikelihood(GRID, catalogue, THRESHOLD)

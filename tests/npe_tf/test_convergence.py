@@ -137,6 +137,7 @@ def test_limits_are_checked(limits, match):
         Limits(**limits)
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_it_has_converged(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "CHECK_EVERY", 20)
     catalogue, _, theta = draw_catalogue()

@@ -251,6 +251,7 @@ def test_chains_are_different(whole):
     assert np.all(columns["white_noise"][:, 0] != columns["white_noise"][:, 1])
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_samples_and_parameters_are_found_without_help(
     posterior, tmp_path
 ):

@@ -90,6 +90,7 @@ def test_the_stored_density_is_that_of_the_stored_state(posterior, whole):
     np.testing.assert_allclose(rows["log_posterior"][-1, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_after_any_sweep_holds_all(posterior):
     settings = JointSettings(**SETTINGS)
     sampler = JointSampler(posterior, settings)

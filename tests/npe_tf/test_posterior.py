@@ -353,7 +353,7 @@ def test_config_survives_attributes(config):
     # or bias where there are none: as in runs from before there were any
     later = 0 if config.cosmology.w0 == -1.0 else 3
     if config.gravity == "1lpt":
-        assert len(attributes) == len(dataclasses.fields(config)) - 8 + 6 + later
+        assert len(attributes) == len(dataclasses.fields(config)) - 9 + 6 + later
     assert PosteriorConfig.from_attributes({**attributes, "git": "0123abc"}) == config
 
 

@@ -268,6 +268,7 @@ def test_any_keras_optimizer_will_do(likelihood, optimizer):
     assert int(optimizer.iterations) == 0  # a copy was used
 
 
+@pytest.mark.slow
 def test_no_more_polishing_than_asked_for(likelihood):
     spent = [
         pretrain(bias(), likelihood, DELTA, num_steps=0, num_polish=most, initial_theta=TRUTH + 0.2)

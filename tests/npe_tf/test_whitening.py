@@ -132,6 +132,7 @@ def _along(target, number):
     return tf.concat([tf.reshape(field, [-1]), unit[-NUM_PARAMETERS:]], 0)
 
 
+@pytest.mark.slow
 def test_a_refined_frame_makes_its_hessian_the_identity(posterior):
     target = WhitenedPosterior(posterior, 1)
     frame = target.initial_frame(target.parameters.coordinates(THETA))

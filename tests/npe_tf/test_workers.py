@@ -91,6 +91,7 @@ def test_what_a_process_refuses_is_raised_here(tmp_path):
         run(tmp_path / "run", 2, build=failing_build)
 
 
+@pytest.mark.slow
 def test_an_error_that_no_pipe_carries_is_told_by_its_name(tmp_path):
     with pytest.raises(RuntimeError, match="Stubborn: mood is bad"):
         run(tmp_path / "run", 2, build=stubborn_build)
