@@ -17,6 +17,7 @@ from npe_tf.painting import paint
 from npe_tf.posterior import FieldPosterior, PosteriorConfig
 from npe_tf.sharded.fft import SlabFourier
 from npe_tf.sharded.gravity import SlabGravity
+from npe_tf.sharded.memory import memory_by_device
 from npe_tf.sharded.posterior import ShardedPosterior
 from npe_tf.sharded.slabs import Slabs, extend, fold
 
@@ -276,6 +277,26 @@ def test_what_is_not_finite_goes_through():
     white_noise[0, 0, 0] = np.nan
     value = posterior.value_and_gradient(posterior.slabs.scatter(white_noise), tf.constant(theta))
     assert np.isnan(value[0].numpy())
+
+
+def test_bytes_counted_by_hand():
+    def function(x):
+        with tf.device("CPU:0"):
+            a = tf.sqrt(tf.reshape(x, [10, 10]))
+        with tf.device("CPU:1"):
+            b = tf.sin(tf.sqrt(a))
+        with tf.device("CPU:0"):
+            return b[:5], a
+
+    traced = tf.compat.v1.wrap_function(function, [tf.TensorSpec([100], tf.float32)])
+    first, second = memory_by_device(traced, ["CPU:0", "CPU:1"])
+    # a comes over and its root is made; then the root and its sine
+    assert second == (800, 400, 400, 800)
+    assert (first.largest, first.received) == (400, 400)
+    # the input, a and half of b, and what says which half: the stack of three and the shape
+    assert 0 <= first.produced - 1000 < 100
+    # a is returned, and so still there when b comes to be cut
+    assert 0 <= first.peak - 1000 < 100
 
 
 def test_ghost_planes_hold_seven_standard_deviations():
