@@ -304,10 +304,12 @@ class ArchitectureSearch:
         """Score the paper's network on the parts that are not known yet."""
         paper = Architecture()
         attributes = _attributes(paper)
+
+        def keep(known: dict[str, Any]) -> None:
+            self.study.set_user_attr("reference", {**attributes, "parts": known})
+
         for number in self._parts:
-            self._part(paper, number)
-            attributes["parts"] = dict(self._known[_key(attributes["architecture"])])
-            self.study.set_user_attr("reference", attributes)
+            self._part(paper, number, keep)
 
     def confirm(self, architecture: Architecture, parts: Sequence[int]) -> tuple[float, float]:
         """Gain over the paper's network on parts that the search has not used.
@@ -349,8 +351,13 @@ class ArchitectureSearch:
         )
         return gain, error
 
-    def _part(self, architecture: Architecture, number: int) -> PartScore:
-        """A score, from the file where it is known."""
+    def _part(
+        self,
+        architecture: Architecture,
+        number: int,
+        keep: Callable[[dict[str, Any]], None] | None = None,
+    ) -> PartScore:
+        """A score, from the file where it is known; what is told of is kept."""
         known = self._known.setdefault(_key(dataclasses.asdict(architecture)), {})
         if str(number) not in known:
             began = time.monotonic()
@@ -359,6 +366,8 @@ class ArchitectureSearch:
                 raise RuntimeError(f"The score is {score.log_likelihood}")
             seconds = time.monotonic() - began
             known[str(number)] = dataclasses.asdict(dataclasses.replace(score, seconds=seconds))
+            if keep is not None:
+                keep(dict(known))
             self._scored += 1
             self._report(
                 f"{architecture.label}, part {number}: {score.num_haloes} haloes, "
@@ -379,14 +388,19 @@ class ArchitectureSearch:
         theirs: list[PartScore] = []
         gain = 0.0
         for step, number in enumerate(self._parts):
+            numbers = [str(n) for n in self._parts[: step + 1]]
+
+            def keep(known: dict[str, Any], numbers: list[str] = numbers) -> None:
+                trial.set_user_attr("parts", {n: known[n] for n in numbers})
+
             try:
-                ours.append(self._part(architecture, number))
+                ours.append(self._part(architecture, number, keep))
             except RuntimeError as error:
                 trial.set_user_attr("reason", str(error))
                 self.study.tell(trial, state=states.FAIL)
                 return
-            known = self._known[_key(dataclasses.asdict(architecture))]
-            trial.set_user_attr("parts", {str(n): known[str(n)] for n in self._parts[: step + 1]})
+            # from an earlier trial, too
+            keep(self._known[_key(dataclasses.asdict(architecture))])
             theirs.append(self._part(Architecture(), number))
             gain = _gain(ours, theirs)[0]
             trial.report(gain, step)

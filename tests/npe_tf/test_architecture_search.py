@@ -121,6 +121,22 @@ def test_what_optuna_proposed_before_a_kill_is_scored_after_it(tmp_path, stop_af
     assert len(found._ended()) == 5
 
 
+@pytest.mark.parametrize("kill_at", [1, 3, 5, 8])
+def test_what_is_told_is_kept(tmp_path, kill_at):
+    """A kill right after a line of progress does not lose the score that it is about."""
+
+    def report(line, scored):
+        if scored == kill_at:
+            raise KeyboardInterrupt
+
+    scores, again = Scores(), Scores()
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, scores, prune=False, report=report).run(1, [BETTER])
+    search(tmp_path, again, prune=False).run(1, [BETTER])
+    assert len(scores.asked) == kill_at
+    assert len(scores.asked + again.asked) == len({*scores.asked, *again.asked}) == 8
+
+
 def test_a_longer_search_adds_to_what_is_there(tmp_path):
     search(tmp_path, Scores(), prune=False).run(2, [BETTER, WORSE])
     scores = Scores()
