@@ -32,6 +32,16 @@ def pytest_configure():
     logging.getLogger("tensorflow").addHandler(HANDLER)
 
 
+# A file stays in one process, for what its tests share: the longest go first, or one process ends
+# alone with them.
+LONGEST = ("test_docs.py", "test_binaries.py", "test_joint.py", "test_inference.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of the longest files first, otherwise in their order."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def no_unconverted_functions():
     """Fail a test if AutoGraph could not transform a function in it or in its wider fixtures."""
