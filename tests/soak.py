@@ -1,7 +1,7 @@
 """Kills runs at random moments, again and again, and compares what is left with whole ones.
 
-Usage: ``python -m tests.soak --kills 50``, or ``make soak``. Takes one to two minutes per kill on two
-idle cores; ``--schemes store`` takes a second, and needs no TensorFlow.
+Usage: ``python -m tests.soak --kills 50``, or ``make soak``. Takes one to two minutes per kill on
+two idle cores; ``--schemes store`` takes a second, and needs no TensorFlow.
 
 Each round starts `experiments.infer` on a small catalogue, or for ``store`` a random walk in NumPy
 with a checkpoint, and kills it (SIGKILL, its processes too) after a random time, until the run is
