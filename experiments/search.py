@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -207,6 +206,7 @@ def main() -> None:
 
 def _write(output: Path, search: ArchitectureSearch) -> str:
     from npe_tf.architecture_search import table, to_dict
+    from npe_tf.whole_files import write_whole
 
     if "reference" not in search.study.user_attrs:
         return ""
@@ -219,9 +219,7 @@ def _write(output: Path, search: ArchitectureSearch) -> str:
             f"gain {found['gain']:,.1f} ± {found['gain_standard_error']:,.1f}"
         )
     for name, content in (("search.json", json.dumps(numbers, indent=2)), ("search.md", text)):
-        temporary = output / f".{name}.{os.getpid()}"
-        temporary.write_text(content + "\n")
-        os.replace(temporary, output / name)
+        write_whole(output / name, content + "\n")
     return text
 
 

@@ -33,40 +33,33 @@ class ChainFits:
         psi: one of `npe_tf.bias.neural.PSI`.
         seed: of the run.
         number: of the chain.
-        num_starts: random starts of the common fit.
 
     Attributes:
         psi: what is asked of the network, ``"free"`` if it has no such psi.
     """
 
-    def __init__(
-        self, posterior: FieldPosterior, psi: str, seed: int, number: int, num_starts: int
-    ) -> None:
+    def __init__(self, posterior: FieldPosterior, psi: str, seed: int, number: int) -> None:
         """Keep the arguments."""
         self.psi = possible_psi(psi, posterior.bias.parameters.names)
         self._posterior = posterior
         self._seed = seed
         self._number = number
-        self._num_starts = num_starts
 
-    def at_first(self, delta: Array, common: Array, num_polish: int = 100) -> Pretrained:
+    def at_first(
+        self, delta: Array, theta: Array | None, num_starts: int = 1, num_polish: int = 100
+    ) -> Pretrained:
         """Fit to haloes that are moved to where a field is dense that knows nothing of them.
 
         Args:
             delta: first overdensity of this chain, `[N, N, N]`.
-            common: that of chain 0, `[N, N, N]`.
+            theta: where to start, `[P]`; `None` for random starts.
+            num_starts: how many random starts, if there are any.
             num_polish: most L-BFGS iterations of each start.
-
-        Returns:
-            The fit to `delta`.
         """
-        matched = self._posterior.likelihood.abundance_matched
-        if self.psi == "free":
-            return self._fit(delta, matched(delta), 0, self._number, 1, num_polish)
-        shared = self._fit(common, matched(common), 0, 0, self._num_starts, num_polish)
-        if self._number == 0:
-            return shared
-        return self._near(shared.theta, delta, matched(delta), 0, 1, num_polish)
+        moved = self._posterior.likelihood.abundance_matched(delta)
+        if theta is None:
+            return self._fit(delta, moved, 0, num_starts, num_polish)
+        return self._near(theta, delta, moved, 0, num_starts, num_polish)
 
     def of_field(
         self, delta: Array, sweep: int, theta: Array | None, num_starts: int, num_polish: int
@@ -82,7 +75,7 @@ class ChainFits:
         """
         likelihood = self._posterior.likelihood
         if theta is None:
-            return self._fit(delta, likelihood, sweep, self._number, num_starts, num_polish)
+            return self._fit(delta, likelihood, sweep, num_starts, num_polish)
         return self._near(theta, delta, likelihood, sweep, num_starts, num_polish)
 
     def _near(
@@ -95,23 +88,22 @@ class ChainFits:
         num_polish: int,
     ) -> Pretrained:
         """Follow parameters, or leave them where they lose a component or psi turns."""
-        fitted = self._fit(delta, likelihood, sweep, self._number, 1, num_polish, theta)
+        fitted = self._fit(delta, likelihood, sweep, 1, num_polish, theta)
         (start,) = fitted.starts
         if start.is_wanted and not start.is_dead:
             return fitted
-        return self._fit(delta, likelihood, sweep, self._number, num_starts, num_polish)
+        return self._fit(delta, likelihood, sweep, num_starts, num_polish)
 
     def _fit(
         self,
         delta: Array,
         likelihood: Any,
         sweep: int,
-        number: int,
         num_starts: int,
         num_polish: int,
         theta: Array | None = None,
     ) -> Pretrained:
-        words = [self._seed, number, sweep]
+        words = [self._seed, self._number, sweep]
         return pretrain(
             self._posterior.bias,
             likelihood,

@@ -371,6 +371,13 @@ class JointSampler:
         return tf.map_fn(row, unit, parallel_iterations=1)
 
     @functools.cached_property
+    def common_fit(self) -> Pretrained:
+        """The fit that all chains follow: to the first field of chain 0, once in a process."""
+        first = JointChain(self, 0)
+        delta = self.posterior.density(first.first_white_noise()).numpy()
+        return first.fits.at_first(delta, None, _NUM_STARTS)
+
+    @functools.cached_property
     def structure(self) -> list[Any]:
         """State and kernel results of a chain, as specifications of tensors."""
         state = tf.TensorSpec([self.target.size], self.dtype)
@@ -402,9 +409,8 @@ class JointChain:
         self.results: Any = None
         self.visits = Visits.none(sampler.posterior.bias.parameters.size)
         self.moments = FieldMoments(("initial", "final"), sampler.posterior.grid.shape)
-        self.fits = ChainFits(
-            sampler.posterior, sampler.settings.psi, sampler.settings.seed, number, _NUM_STARTS
-        )
+        settings = sampler.settings
+        self.fits = ChainFits(sampler.posterior, settings.psi, settings.seed, number)
         self.say: Callable[[str], None] = lambda line: None
 
     def _fold(self, number: int) -> Tensor:
@@ -425,11 +431,8 @@ class JointChain:
         self.say = report
         white_noise = self.first_white_noise()
         if theta is None:
-            common = JointChain(sampler, 0).first_white_noise()
-            fields = (posterior.density(noise).numpy() for noise in (white_noise, common))
-            theta = self._told(
-                self.fits.at_first(*fields), "the haloes moved to where its first field is dense"
-            )
+            where = "the haloes moved to where its first field is dense"
+            theta = self._told(self._first_fit(posterior.density(white_noise).numpy()), where)
         coordinates = sampler.target.parameters.coordinates(theta)
         self._enter(white_noise, coordinates, sampler.target.initial_frame(coordinates), 0)
         log_prob = float(find_innermost(self.results, "target_log_prob"))
@@ -438,6 +441,13 @@ class JointChain:
                 "Invalid value for argument `initial_theta`. Expected parameters of finite "
                 f"posterior density. Received: log posterior {log_prob} in chain {self.number}"
             )
+
+    def _first_fit(self, delta: Array) -> Pretrained:
+        """Follow the common fit, or, of a chain that is free, fit on its own."""
+        if self.fits.psi == "free":
+            return self.fits.at_first(delta, None)
+        common = self.sampler.common_fit
+        return common if self.number == 0 else self.fits.at_first(delta, common.theta)
 
     def _told(self, fitted: Pretrained, where: str) -> Array:
         self.say(
@@ -461,11 +471,7 @@ class JointChain:
         sampler, settings = self.sampler, self.sampler.settings
         learning = sweep >= sampler.plan.learning[0]
         length = settings.decoherence_length if learning else _ANNEALING_LENGTH
-        self.frame = Frame(
-            tf.constant(frame.width, tf.float64),
-            tf.constant(frame.centre, tf.float64),
-            tf.constant(frame.mixing, sampler.dtype),
-        )
+        self.frame = sampler.target.tensors(frame)
         self.state = tf.constant(sampler.target.state(white_noise, coordinates, frame))
         self.visits = Visits.none(len(coordinates))
         self.results = sampler.bootstrap(
@@ -545,11 +551,7 @@ class JointChain:
         frame = target.diagonal_frame(old, coordinates, np.eye(size))
         curvature = sampler.probe(
             tf.constant(target.state(white_noise, coordinates, frame)),
-            Frame(
-                tf.constant(frame.width, tf.float64),
-                tf.constant(frame.centre, tf.float64),
-                tf.constant(frame.mixing, sampler.dtype),
-            ),
+            target.tensors(frame),
             tf.constant(sampler.plan.inverse_temperature(sweep), tf.float64),
             self._fold(_NEVER + 1 + sweep),
             tf.constant(0.1, sampler.dtype),

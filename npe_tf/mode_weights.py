@@ -244,41 +244,34 @@ class FieldSwitch:
         target, settings = self.target, self.settings
         origin = np.asarray(start, dtype=np.float64)
         way = np.asarray(end, dtype=np.float64) - origin
-        own = target.standing(frame, origin)
+        standing = target.standing(frame, origin)
+        own = target.tensors(standing)
         seed = tf.constant([settings.seed, 2])
-        state = tf.constant(target.state(white_noise, origin, own))
-        state, step_size = self._adapt(state, _tensors(own, target.dtype), seed)
-        results = self._start(state, _tensors(own, target.dtype))
+        state = tf.constant(target.state(white_noise, origin, standing))
+        state, step_size = self._adapt(state, own, seed)
+        results = self._start(state, own)
         theta = target.parameters.theta(tf.constant(origin))[0]
         work = 0.0
         for step in range(1, settings.num_steps + 1):
             here = origin + way * (step / settings.num_steps)
             before, theta = theta, target.parameters.theta(tf.constant(here))[0]
-            work += float(self._gain(state, _tensors(own, target.dtype), tf.stack([before, theta])))
+            work += float(self._gain(state, own, tf.stack([before, theta])))
             if not math.isfinite(work):
                 raise FloatingPointError(
                     f"The likelihood is not finite {step / settings.num_steps:.0%} of the way from "
                     "one mode to the other."
                 )
-            own = own._replace(centre=here)
+            own = own._replace(centre=tf.constant(here))
             state, results = self._move(
                 state,
                 results,
-                _tensors(own, target.dtype),
+                own,
                 step_size,
                 tf.random.experimental.stateless_fold_in(seed, _NEVER + step),
             )
             if report:
                 report(step, work)
-        return work, target.white_noise(state, _tensors(own, target.dtype)).numpy()
-
-
-def _tensors(frame: Frame, dtype: Any) -> Frame:
-    return Frame(
-        tf.constant(frame.width, tf.float64),
-        tf.constant(frame.centre, tf.float64),
-        tf.constant(frame.mixing, dtype),
-    )
+        return work, target.white_noise(state, own).numpy()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from npe_tf.joint import JointChain, JointSampler, JointSettings
 from npe_tf.mode_weights import Mode, ModeWeight, SwitchSettings, find_modes, weigh_modes
 from npe_tf.run import Run
 from npe_tf.whitening import Frame, WhitenedPosterior
+from npe_tf.whole_files import write_whole
 
 __all__ = [
     "MODES_FILE",
@@ -164,13 +164,8 @@ class KnownWork(dict[str, float]):
 
 
 def write_modes(path: Path, content: Any) -> None:
-    """Write JSON, the whole file or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write JSON, as `write_whole` does."""
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _shares(weights: Sequence[ModeWeight]) -> Array:

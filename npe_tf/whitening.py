@@ -150,6 +150,14 @@ class WhitenedPosterior:
             width, np.array(centre, dtype=np.float64), full.astype(self.dtype.as_numpy_dtype)
         )
 
+    def tensors(self, frame: Frame) -> Frame:
+        """A frame as tensors, of the types that compiled functions take."""
+        return Frame(
+            tf.constant(frame.width, tf.float64),
+            tf.constant(frame.centre, tf.float64),
+            tf.constant(frame.mixing, self.dtype),
+        )
+
     def state(self, white_noise: ArrayLike, coordinates: ArrayLike, frame: Frame) -> Array:
         """The state of a field and parameters.
 

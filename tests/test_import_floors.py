@@ -40,6 +40,7 @@ FLOORS = {
         "npe_tf.statistics",
         "npe_tf.warmup",
         "npe_tf.white_noise",
+        "npe_tf.whole_files",
         "npe_tf.workers",
     ],
     2: [

@@ -32,6 +32,7 @@ from npe_tf.report.page import report_page
 from npe_tf.run_history import package_versions, read_starts
 from npe_tf.summary import Summary
 from npe_tf.verdict import CONVERGED, verdict_of
+from npe_tf.whole_files import write_whole
 
 __all__ = ["REPORT_JSON", "REPORT_PAGE", "SCHEMA_VERSION", "report_numbers", "write_report"]
 
@@ -156,22 +157,9 @@ def write_report(
     target.mkdir(parents=True, exist_ok=True)
     page = report_page(numbers, pictures, has_matplotlib())
     text = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
-    _replace(target / REPORT_PAGE, page)
-    _replace(target / REPORT_JSON, text)
+    write_whole(target / REPORT_PAGE, page)
+    write_whole(target / REPORT_JSON, text)
     return target / REPORT_PAGE, target / REPORT_JSON
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put a whole file in the place of an old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _now() -> str:
